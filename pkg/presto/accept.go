@@ -41,13 +41,16 @@ func (fs *fileset) readyToAccept(peer kml.UUID, base kml.Pos, groups []kml.Group
 	if !fs.server() {
 		return &channel.Error{Code: channel.ErrRole, Text: fmt.Sprintf("fileset %s: this cache is not the server", fs.name)}
 	}
-	if err := fs.order.Check(base); err != nil {
-		return &channel.Error{Code: channel.ErrPosition, Text: fmt.Sprintf("push on top of %s: %v", base, err)}
-	}
 	for i := range groups {
 		if groups[i].Origin != peer || peer == fs.owner {
 			return &channel.Error{Code: channel.ErrInvalid, Text: "a host pushes its own changes only"}
 		}
+	}
+	if base == (kml.Pos{}) {
+		return nil // made before the first contact
+	}
+	if err := fs.order.Check(base); err != nil {
+		return &channel.Error{Code: channel.ErrPosition, Text: fmt.Sprintf("push on top of %s: %v", base, err)}
 	}
 	return nil
 }
@@ -94,7 +97,7 @@ func (fs *fileset) acceptGroup(a *applier, g *kml.Group) error {
 	if err != nil {
 		return err
 	}
-	if err := fs.orderFD.room(fs.order.EndOffset()+int64(len(body)), false); err != nil {
+	if err := fs.orderSpace.room(fs.order.EndOffset(), int64(len(body))+frameRoom, false); err != nil {
 		return fmt.Errorf("no space for the order log: %w", err)
 	}
 	if err := fs.noteAccept(body); err != nil {

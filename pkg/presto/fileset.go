@@ -48,22 +48,21 @@ type fileset struct {
 	hot   map[dirent]int // names about to change under the kernel's caches
 
 	// Below here: changed under logMu.
-	logMu    sync.Mutex
-	info     cache.FilesetInfo
-	kml      *kml.Log
-	order    *kml.Log // nil until a daemon said what this host is
-	kmlSpace space
-	orderFD  space
-	pos      position
-	pending  *merge.TouchSet
-	pendingN uint64
-	oldest   int64
-	pendOff  int64 // offset in the KML of the first pending record
-	unbound  map[kml.ObjectID]uint64
-	captured map[uint64]channel.Token
-	buf      []byte
-	damage   atomic.Pointer[string]
-	tick     atomic.Int64 // last time given to an intent
+	logMu                sync.Mutex
+	info                 cache.FilesetInfo
+	kml                  *kml.Log
+	order                *kml.Log // nil until a daemon said what this host is
+	kmlSpace, orderSpace *space
+	pos                  position
+	pending              *merge.TouchSet
+	pendingN             uint64
+	oldest               int64
+	pendOff              int64 // offset in the KML of the first pending record
+	unbound              map[kml.ObjectID]uint64
+	captured             map[uint64]channel.Token
+	buf                  []byte
+	damage               atomic.Pointer[string]
+	tick                 atomic.Int64 // last time given to an intent
 
 	kernel *kernelCaches // nil while not mounted
 	mount  string
@@ -75,42 +74,59 @@ type dirent struct {
 	name   string
 }
 
-// space keeps room reserved behind the end of a log.
+// space keeps room reserved behind the end of a log, so that an append does not
+// fail after its operation was done.
 type space struct {
-	f    *os.File
-	upTo atomic.Int64
+	f     *os.File
+	ahead int64 // reserved in one go
+	upTo  atomic.Int64
 }
 
+// A record has at most two xattr values of 64 KiB and little besides; several
+// operations may be under way at once.
 const (
-	reserveAhead = 4 << 20
-	reserveLow   = 1 << 20
-	reserveLast  = 128 << 10 // for removals, which give room back
+	minAhead = 512 << 10
+	maxAhead = 4 << 20
 )
 
-// room fails with ENOSPC while nothing has been done yet, rather than after.
-func (s *space) room(end int64, removal bool) error {
-	if s.f == nil {
+// newSpace takes f over. A small bottom gets a small reserve.
+func newSpace(f *os.File) (*space, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return nil, err
+	}
+	total := int64(st.Blocks) * st.Bsize
+	return &space{f: f, ahead: min(max(total/32, minAhead), maxAhead)}, nil
+}
+
+// room makes sure that need bytes can be appended at end, and some more. It
+// fails with ENOSPC while nothing has been done yet; removals, which give room
+// back, may use the last of the reserve.
+func (s *space) room(end, need int64, removal bool) error {
+	low := s.ahead / 2
+	if removal {
+		low = s.ahead / 8
+	}
+	left := s.upTo.Load() - end
+	if left >= need+s.ahead/2 {
 		return nil
 	}
-	upTo := s.upTo.Load()
-	if upTo-end >= reserveLow {
+	err := unix.Fallocate(int(s.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, end, need+s.ahead)
+	switch {
+	case err == nil:
+		s.upTo.Store(end + need + s.ahead)
 		return nil
-	}
-	err := reserveSpace(s.f, end, reserveAhead)
-	if err == nil {
-		s.upTo.Store(end + reserveAhead)
-		return nil
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return nil // tmpfs before fallocate and the like: nothing to reserve on
-	}
-	if removal && upTo-end >= reserveLast {
-		return nil
-	}
-	if upTo-end >= reserveLow/2 {
+	case errors.Is(err, unix.EOPNOTSUPP), left >= need+low:
 		return nil
 	}
 	return err
+}
+
+func (s *space) close() error {
+	if s == nil {
+		return nil
+	}
+	return s.f.Close()
 }
 
 // begin starts a local change: it may not overlap with the application of a
@@ -130,13 +146,13 @@ func (fs *fileset) begin(removal bool) error {
 func (fs *fileset) end() { fs.mu.RUnlock() }
 
 func (fs *fileset) room(removal bool) error {
-	if err := fs.kmlSpace.room(fs.kml.EndOffset(), removal); err != nil {
+	if err := fs.kmlSpace.room(fs.kml.EndOffset(), 0, removal); err != nil {
 		return err
 	}
-	if fs.order == nil {
+	if fs.orderSpace == nil {
 		return nil
 	}
-	return fs.orderFD.room(fs.order.EndOffset(), removal)
+	return fs.orderSpace.room(fs.order.EndOffset(), 0, removal)
 }
 
 // broken stops the fileset from changing: its log could not follow its tree.

@@ -7,8 +7,6 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/intermezzofs/intermezzo/pkg/kml"
 )
 
@@ -230,10 +228,4 @@ func decodeOpenFile(b []byte) (o openFile, ok bool) {
 	o.hint.Parent = r.id()
 	o.hint.Name = r.name()
 	return o, !r.short && len(r.b) == 0
-}
-
-// reserveSpace makes sure that n bytes more can be appended to f, so that a log
-// never fails after its operation was done.
-func reserveSpace(f *os.File, end, n int64) error {
-	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, end, n)
 }

@@ -41,7 +41,7 @@ func (p *Presto) openFileset(ctx context.Context, name string, ids *ids, dirs *d
 	if fs.kml, err = fs.openLog(cache.KMLFile, cache.KMLIndex, &fs.kmlSpace); err != nil {
 		return nil, err
 	}
-	fs.order, err = fs.openLog(cache.OrderFile, cache.OrderIndex, &fs.orderFD)
+	fs.order, err = fs.openLog(cache.OrderFile, cache.OrderIndex, &fs.orderSpace)
 	if errors.Is(err, unix.ENOENT) {
 		return fs, nil
 	}
@@ -65,7 +65,7 @@ func (fs *fileset) file(name string, flags int) (*os.File, error) {
 }
 
 // openLog opens a log, keeps what a torn tail had beside it, and cuts it.
-func (fs *fileset) openLog(name, indexName string, sp *space) (*kml.Log, error) {
+func (fs *fileset) openLog(name, indexName string, sp **space) (*kml.Log, error) {
 	f, err := fs.file(name, 0)
 	if err != nil {
 		return nil, err
@@ -92,7 +92,10 @@ func (fs *fileset) openLog(name, indexName string, sp *space) (*kml.Log, error) 
 		l.Close()
 		return nil, err
 	}
-	sp.f = os.NewFile(uintptr(dup), name)
+	if *sp, err = newSpace(os.NewFile(uintptr(dup), name)); err != nil {
+		l.Close()
+		return nil, err
+	}
 	return l, nil
 }
 
@@ -127,7 +130,7 @@ func (fs *fileset) startOrder(epoch uint32) error {
 	if err := unix.Renameat2(c, cache.OrderFile+".new", c, cache.OrderFile, unix.RENAME_NOREPLACE); err != nil {
 		return fmt.Errorf("make order log: %w", err)
 	}
-	l, err := fs.openLog(cache.OrderFile, cache.OrderIndex, &fs.orderFD)
+	l, err := fs.openLog(cache.OrderFile, cache.OrderIndex, &fs.orderSpace)
 	if err != nil {
 		return err
 	}
@@ -228,10 +231,9 @@ func (fs *fileset) close() error {
 			errs = append(errs, l.Sync(), l.Close())
 		}
 	}
-	for _, f := range []*os.File{fs.kmlSpace.f, fs.orderFD.f, fs.stage} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
+	errs = append(errs, fs.kmlSpace.close(), fs.orderSpace.close())
+	if fs.stage != nil {
+		errs = append(errs, fs.stage.Close())
 	}
 	return errors.Join(append(errs, fs.dir.Close())...)
 }

@@ -135,11 +135,12 @@ func (fs *fileset) checkOwn(g *kml.Group) error {
 	return nil
 }
 
+// frameRoom is at least what a log adds to a body.
+const frameRoom = 128
+
 // logUnit appends the unit to the order log, all or nothing.
 func (fs *fileset) logUnit(ends []kml.Pos, groups []kml.Group) error {
-	if err := fs.orderFD.room(fs.order.EndOffset()+reserveLow, false); err != nil {
-		return &channel.Error{Code: channel.ErrNoSpace, Text: "no space for the order log: " + err.Error()}
-	}
+	var size int64
 	bodies := make([][]byte, len(groups))
 	flags := make([]uint8, len(groups))
 	for i := range groups {
@@ -147,6 +148,7 @@ func (fs *fileset) logUnit(ends []kml.Pos, groups []kml.Group) error {
 		if bodies[i], err = groups[i].AppendTo(nil); err != nil {
 			return &channel.Error{Code: channel.ErrInvalid, Text: err.Error()}
 		}
+		size += int64(len(bodies[i])) + frameRoom
 		if i < len(groups)-1 {
 			flags[i] = kml.FlagMore
 		}
@@ -157,6 +159,9 @@ func (fs *fileset) logUnit(ends []kml.Pos, groups []kml.Group) error {
 			return &channel.Error{Code: channel.ErrPosition, Text: fmt.Sprintf(
 				"fileset %s: position %s of the server does not follow from the log here: history forked", fs.name, ends[i])}
 		}
+	}
+	if err := fs.orderSpace.room(fs.order.EndOffset(), size, false); err != nil {
+		return &channel.Error{Code: channel.ErrNoSpace, Text: "no space for the order log: " + err.Error()}
 	}
 	fs.logMu.Lock()
 	defer fs.logMu.Unlock()

@@ -153,8 +153,9 @@ func (fs *fileset) emptyKML() error {
 	if err := errors.Join(kml.Format(f, head), f.Close()); err != nil {
 		return err
 	}
-	fs.kmlSpace.f.Close()
-	fs.kmlSpace.upTo.Store(0)
+	if err := fs.kmlSpace.close(); err != nil {
+		return err
+	}
 	fs.kml, err = fs.openLog(cache.KMLFile, cache.KMLIndex, &fs.kmlSpace)
 	fs.pendingN = 0
 	clear(fs.unbound)

@@ -130,7 +130,7 @@ func findSource(source string) (string, error) {
 		}
 		return path, nil
 	}
-	return "", failure(Failed, "source %s is a %v, not a block device, loop file or folder", path, st.Mode().Type())
+	return "", failure(Failed, "source %s is not a block device, loop file or folder", path)
 }
 
 // findMountpoint gives dir its full name and checks it. What an InterMezzo mount
@@ -203,15 +203,7 @@ func lockRun(ctx context.Context, run string) (unlock func(), err error) {
 	}
 	locked := make(chan error, 1)
 	fd := int(f.Fd())
-	go func() {
-		for {
-			err := unix.Flock(fd, unix.LOCK_EX)
-			if !errors.Is(err, unix.EINTR) {
-				locked <- err
-				return
-			}
-		}
-	}()
+	go func() { locked <- flock(fd) }()
 	select {
 	case err := <-locked:
 		if err != nil {
@@ -316,6 +308,9 @@ func handOver(ctx context.Context, r request, p Presto) error {
 	}
 	if err := d.attach(r.Mountpoint); err != nil {
 		return failure(Failed, "%w", err)
+	}
+	if err := systemUtab().note(p.Info.Source, r.Mountpoint); err != nil {
+		r.Log.Warn("umount(8) will not wait for the end of presto", "error", err)
 	}
 	return nil
 }

@@ -59,6 +59,9 @@ func Umount(ctx context.Context, o UmountOptions) error {
 	if err := umount(point, o); err != nil {
 		return err
 	}
+	if err := systemUtab().forget(point.Dir); err != nil {
+		log.Warn("umount(8) has an entry too many", "error", err)
+	}
 	if !served || o.Lazy {
 		log.Debug("unmounted", "mount", point.Dir, "presto", served)
 		return nil
