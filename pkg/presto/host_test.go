@@ -76,6 +76,17 @@ func needRoot(t *testing.T) {
 // mounts it.
 func newHost(t *testing.T, name, source string) *host {
 	t.Helper()
+	return makeHost(t, name, source, false)
+}
+
+// newAdopted is newHost for a folder that has a tree.
+func newAdopted(t *testing.T, name, source string) *host {
+	t.Helper()
+	return makeHost(t, name, source, true)
+}
+
+func makeHost(t *testing.T, name, source string, adopt bool) *host {
+	t.Helper()
 	needRoot(t)
 	h := &host{t: t, name: name, dir: t.TempDir(), source: source}
 	if source == "" {
@@ -93,7 +104,7 @@ func newHost(t *testing.T, name, source string) *host {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if _, err := cache.Create(root, cache.CreateOptions{Label: name, Filesets: []string{testFileset}, Bottom: bottomName(t, h.source)}); err != nil {
+	if _, err := cache.Create(root, cache.CreateOptions{Label: name, Filesets: []string{testFileset}, Adopt: adopt, Bottom: bottomName(t, h.source)}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.stop)

@@ -174,8 +174,36 @@ func (fs *fileset) attach(role channel.Role, uuid kml.UUID) error {
 		info.Root = fs.info.Root
 		fs.info = info
 	}
-	if role == channel.RoleServer {
-		return fs.sequencePending()
+	if role != channel.RoleServer {
+		return nil
+	}
+	if err := fs.sequencePending(); err != nil || was == role {
+		return err
+	}
+	return fs.recordRoot()
+}
+
+// recordRoot logs what the root directory is like: no record made it, and those
+// of the replicas may differ.
+func (fs *fileset) recordRoot() error {
+	fd := int(fs.root.Fd())
+	st, err := statFD(fd)
+	if err != nil {
+		return err
+	}
+	all := kml.ValidMode | kml.ValidUID | kml.ValidGID | kml.ValidMtime
+	r := kml.Record{Op: kml.OpSetattr, Object: kml.RootID, Valid: all, Attr: picked(all, &st)}
+	if _, err := fs.record(&r); err != nil {
+		return err
+	}
+	xs, err := replicatedXattrs(fd)
+	if err != nil {
+		return err
+	}
+	for _, x := range xs {
+		if _, err := fs.record(&kml.Record{Op: kml.OpSetxattr, Object: kml.RootID, Xattr: x}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
