@@ -47,6 +47,18 @@ type Bottom struct {
 // ErrNotCache (nothing on it that could carry one), or what the system said. It
 // blocks while the kernel replays a journal. The caller closes the Bottom.
 func Mount(ctx context.Context, source string, o Options) (*Bottom, error) {
+	b, err := mountReadOnly(ctx, source, o)
+	if err != nil || o.ReadOnly {
+		return b, err
+	}
+	if err := b.MakeWritable(); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// mountReadOnly is Mount before anything may be written to the bottom.
+func mountReadOnly(ctx context.Context, source string, o Options) (*Bottom, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -58,7 +70,7 @@ func Mount(ctx context.Context, source string, o Options) (*Bottom, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bottom{source: path, readOnly: o.ReadOnly}
+	b := &Bottom{source: path, readOnly: true}
 	switch mode := st.Mode(); {
 	case mode.IsDir():
 		err = b.openFolder(o)
@@ -130,7 +142,7 @@ func (b *Bottom) openFolder(o Options) error {
 		return b.wrongType(o.CacheType, kind)
 	}
 	b.kind = kind
-	b.mount, err = cloneFolder(dir, o.BottomOptions, o.ReadOnly)
+	b.mount, err = cloneFolder(dir, o.BottomOptions)
 	return err
 }
 
@@ -158,11 +170,14 @@ func (b *Bottom) openDevice(o Options) error {
 		return b.wrongType(o.CacheType, kind)
 	}
 	b.kind = kind
-	options := o.BottomOptions
+	options := append([]string(nil), o.BottomOptions...)
 	if o.NoReplay {
-		options = append(append([]string(nil), options...), noReplay(kind)...)
+		options = append(options, noReplay(kind)...)
+	} else if kind == "ext4" && !hasKey(options, "errors") {
+		// A log on a file system that goes on after a fault would lie.
+		options = append(options, "errors=remount-ro")
 	}
-	b.mount, err = mountKind(b.device, kind, options, o.ReadOnly, false)
+	b.mount, err = mountKind(b.device, kind, options)
 	if errors.Is(err, unix.EBUSY) {
 		return b.inUse()
 	}
@@ -196,6 +211,23 @@ func (b *Bottom) openRoot() error {
 	if err := unix.Statx(int(b.root.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err == nil && st.Mask&unix.STATX_MNT_ID != 0 {
 		b.mountID = st.Mnt_id
 	}
+	return nil
+}
+
+// MakeWritable lets a bottom that was mounted read-only be written to. Until then
+// nothing but what replaying a journal changes has changed on it.
+func (b *Bottom) MakeWritable() error {
+	if !b.readOnly {
+		return nil
+	}
+	change := makeWritable
+	if b.device == "" {
+		change = makeCloneWritable
+	}
+	if err := change(b.mount); err != nil {
+		return err
+	}
+	b.readOnly = false
 	return nil
 }
 

@@ -41,7 +41,7 @@ type Fileset struct {
 // has it), ErrNewer, ErrCopied, ErrBottom or ErrDamaged, or what the system
 // said; nothing has changed then. It blocks while the kernel replays a journal.
 func Open(ctx context.Context, source string, o Options) (*Cache, error) {
-	b, err := Mount(ctx, source, o)
+	b, err := mountReadOnly(ctx, source, o)
 	if err != nil {
 		return nil, err
 	}
@@ -58,19 +58,16 @@ func Open(ctx context.Context, source string, o Options) (*Cache, error) {
 // openOn opens the cache on b, which stays the caller's if that goes wrong.
 func openOn(b *Bottom, o Options) (*Cache, error) {
 	c := &Cache{bottom: b, open: map[*Fileset]struct{}{}}
-	err := c.openControl()
-	if err == nil {
-		err = c.takeOwnership(o)
+	steps := []func() error{c.openControl, c.takeLock, c.readInfo, func() error { return c.checkPlace(o) }, c.load}
+	if !o.ReadOnly {
+		steps = append(steps, b.MakeWritable, c.showOwner)
 	}
-	if err == nil {
-		err = b.Check(c.control)
-	}
-	if err == nil {
-		err = c.load()
-	}
-	if err != nil {
-		c.closeFiles()
-		return nil, err
+	steps = append(steps, func() error { return b.Check(c.control) })
+	for _, step := range steps {
+		if err := step(); err != nil {
+			c.closeFiles()
+			return nil, err
+		}
 	}
 	return c, nil
 }
@@ -100,22 +97,42 @@ func (c *Cache) openControl() error {
 	return nil
 }
 
-// takeOwnership takes the lock, and then makes sure that this is a cache that we
-// can serve.
-func (c *Cache) takeOwnership(o Options) error {
-	lock, pid, err := takeLock(c.control, o.ReadOnly)
-	switch {
-	case errors.Is(err, unix.EWOULDBLOCK):
-		return &Error{Source: c.bottom.source, Kind: ErrInUse, PID: pid, Detail: inUseText("in use", pid, "another process has the cache open; unmount the cache first")}
-	case errors.Is(err, unix.ENOENT):
+// takeLock makes us the owner: nobody else is, and nobody becomes it.
+func (c *Cache) takeLock() error {
+	lock, err := openAt(c.control, LockFile, unix.O_RDONLY, 0)
+	if errors.Is(err, unix.ENOENT) {
 		return c.fault(ErrNotCache, "not a cache: %s has no file %s; format it with: mkizofs %s", ControlDir, LockFile, c.bottom.source)
-	case err != nil:
-		return fmt.Errorf("lock cache %s: %w", c.bottom.source, err)
 	}
-	c.lock = lock
-	if err := c.readInfo(); err != nil {
+	if err != nil {
 		return err
 	}
+	c.lock = lock
+	err = flock(lock)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		pid := readPID(lock)
+		return &Error{Source: c.bottom.source, Kind: ErrInUse, PID: pid, Detail: inUseText("in use", pid, "another process has the cache open; unmount the cache first")}
+	}
+	if err != nil {
+		return fmt.Errorf("lock cache %s: %w", c.bottom.source, err)
+	}
+	return nil
+}
+
+// showOwner tells others who we are. It is only for their messages, so it need
+// not be durable.
+func (c *Cache) showOwner() error {
+	f, err := openAt(c.control, LockFile, unix.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(writePID(f), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// checkPlace makes sure that the cache was not copied, or that this is accepted.
+func (c *Cache) checkPlace(o Options) error {
 	place, err := placeOf(c.control, c.bottom.root)
 	if err != nil {
 		return err
@@ -124,10 +141,7 @@ func (c *Cache) takeOwnership(o Options) error {
 		return c.fault(ErrCopied, "a copy of another cache, or restored: %s; a copy must not pass for the original: mount that one, "+
 			"or say that this one is to go on as a new cache", c.copied)
 	}
-	if o.ReadOnly {
-		return nil
-	}
-	return writePID(lock)
+	return nil
 }
 
 func (c *Cache) readInfo() error {

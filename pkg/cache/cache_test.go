@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -126,11 +127,17 @@ func TestOpen_NotACache(t *testing.T) {
 	if err := os.WriteFile(zero, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	formatted := image(t, "ext4")
+	defer func(before []byte) {
+		if after, err := os.ReadFile(formatted); err != nil || !bytes.Equal(before, after) {
+			t.Errorf("an Open that was refused changed the image (%v)", err)
+		}
+	}([]byte(run(t, "cat", formatted)))
 	for _, test := range []struct{ name, source, want string }{
 		{"unformatted image", zero, "mkizofs"},
 		{"folder", dir, "mkizofs"},
 		{"character device", "/dev/null", "neither a block device"},
-		{"formatted, but no cache", image(t, "ext4"), "mkizofs"},
+		{"formatted, but no cache", formatted, "mkizofs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Open(context.Background(), test.source, Options{})
@@ -158,7 +165,16 @@ func wantError(t *testing.T, err, kind error, want string) *Error {
 func TestOpen_WrongType(t *testing.T) {
 	img := image(t, "ext4")
 	makeCache(t, img)
-	_, err := Open(context.Background(), img, Options{CacheType: "xfs"})
+	before, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if after, err := os.ReadFile(img); err != nil || !bytes.Equal(before, after) {
+			t.Errorf("an Open that was refused changed the image (%v)", err)
+		}
+	}()
+	_, err = Open(context.Background(), img, Options{CacheType: "xfs"})
 	wantError(t, err, ErrBottom, "carries ext4")
 	_, err = Open(context.Background(), img, Options{CacheType: "tmpfs"})
 	wantError(t, err, ErrBottom, "folder")

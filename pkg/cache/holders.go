@@ -14,7 +14,7 @@ import (
 
 // inUse explains why the device of b cannot be had.
 func (b *Bottom) inUse() error {
-	return deviceInUse(b.source, b.device, "in use", 
+	return deviceInUse(b.source, b.device, "in use",
 		"the kernel has it open exclusively (a partition of it, a RAID, a mapping, or a mount in another namespace); release it there")
 }
 
@@ -163,7 +163,7 @@ func lockHolder(device string) int {
 		return 0
 	}
 	for _, readOnly := range []bool{false, true} { // it must be as the other one's is
-		mount, err := mountKind(device, kind, nil, readOnly, true)
+		mount, err := joinKind(device, kind, readOnly)
 		if err != nil {
 			continue
 		}

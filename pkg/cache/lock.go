@@ -2,34 +2,12 @@ package cache
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// takeLock takes the lock of the cache whose control folder is control. The
-// lock ends when the file is closed, by whatever closes it. It returns
-// unix.EWOULDBLOCK, and the holder's pid if that is known, if the cache has an
-// owner.
-func takeLock(control *os.File, readOnly bool) (f *os.File, pid int, err error) {
-	flags := unix.O_RDWR
-	if readOnly {
-		flags = unix.O_RDONLY
-	}
-	f, err = openAt(control, LockFile, flags, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := flock(f); err != nil {
-		pid := readPID(f)
-		f.Close()
-		return nil, pid, err
-	}
-	return f, 0, nil
-}
 
 // flock takes an exclusive lock on the open file description of f, without
 // waiting.
@@ -42,17 +20,13 @@ func flock(f *os.File) error {
 	}
 }
 
-// writePID tells others who we are. It is only for their messages, so it need
-// not be durable.
+// writePID makes our pid the content of a lock file.
 func writePID(f *os.File) error {
 	b := []byte(strconv.Itoa(os.Getpid()) + "\n")
 	if _, err := f.WriteAt(b, 0); err != nil {
-		return fmt.Errorf("write %s: %w", f.Name(), err)
+		return err
 	}
-	if err := f.Truncate(int64(len(b))); err != nil {
-		return fmt.Errorf("truncate %s: %w", f.Name(), err)
-	}
-	return nil
+	return f.Truncate(int64(len(b)))
 }
 
 // readPID gives the pid in a lock file, 0 if there is none.

@@ -34,12 +34,9 @@ func noReplay(kind string) []string {
 }
 
 // splitOptions takes the mount's own attributes out of options.
-func splitOptions(options []string, readOnly bool) (attrs int, rest []string) {
+func splitOptions(options []string) (attrs int, rest []string) {
 	// Nothing is run from, or opened as a device on, a mount that nobody sees.
 	attrs = unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID
-	if readOnly {
-		attrs |= unix.MOUNT_ATTR_RDONLY
-	}
 	for _, o := range options {
 		if a, ok := mountAttrs[o]; ok {
 			attrs |= a
@@ -50,10 +47,24 @@ func splitOptions(options []string, readOnly bool) (attrs int, rest []string) {
 	return attrs, rest
 }
 
-// mountKind mounts device, which carries kind, where nobody sees it. The mount
-// ends with the last descriptor of it. shared allows joining a file system that
-// is mounted already; without it that is EBUSY.
-func mountKind(device, kind string, options []string, readOnly, shared bool) (*os.File, error) {
+// mountKind mounts device, which carries kind, where nobody sees it and as a file
+// system that is read-only. The mount ends with the last descriptor of it. An
+// EBUSY means that the file system is mounted already.
+func mountKind(device, kind string, options []string) (*os.File, error) {
+	return newMount(device, kind, append([]string{"ro"}, options...), createAlone)
+}
+
+// joinKind mounts device as mountKind does, but where it is mounted already joins
+// that; it must be read-only just then if that one is.
+func joinKind(device, kind string, readOnly bool) (*os.File, error) {
+	var options []string
+	if readOnly {
+		options = []string{"ro"}
+	}
+	return newMount(device, kind, options, unix.FsconfigCreate)
+}
+
+func newMount(device, kind string, options []string, create func(ctx int) error) (*os.File, error) {
 	ctx, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENODEV) {
 		return nil, fmt.Errorf("mount %s: this kernel has no %s driver; load it with: modprobe %s", device, kind, kind)
@@ -62,11 +73,16 @@ func mountKind(device, kind string, options []string, readOnly, shared bool) (*o
 		return nil, fmt.Errorf("mount %s: %w", device, privilege(err))
 	}
 	defer unix.Close(ctx)
-	attrs, rest := splitOptions(options, readOnly)
-	if err := configure(ctx, device, kind, rest, readOnly); err != nil {
-		return nil, err
+	attrs, rest := splitOptions(options)
+	if err := unix.FsconfigSetString(ctx, "source", device); err != nil {
+		return nil, fmt.Errorf("mount %s: %w%s", device, err, kernelLog(ctx))
 	}
-	if err := createSuperblock(ctx, device, shared); err != nil {
+	for _, o := range rest {
+		if err := setOption(ctx, o); err != nil {
+			return nil, fmt.Errorf("mount %s as %s: option %q: %w%s", device, kind, o, err, kernelLog(ctx))
+		}
+	}
+	if err := create(ctx); err != nil {
 		return nil, fmt.Errorf("mount %s as %s: %w%s", device, kind, err, kernelLog(ctx))
 	}
 	fd, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, attrs)
@@ -76,29 +92,13 @@ func mountKind(device, kind string, options []string, readOnly, shared bool) (*o
 	return os.NewFile(uintptr(fd), device), nil
 }
 
-func configure(ctx int, device, kind string, options []string, readOnly bool) error {
-	if err := unix.FsconfigSetString(ctx, "source", device); err != nil {
-		return fmt.Errorf("mount %s: %w%s", device, err, kernelLog(ctx))
+// setOption gives the file system "key=value", or the flag "key".
+func setOption(ctx int, option string) error {
+	key, value, valued := strings.Cut(option, "=")
+	if valued {
+		return unix.FsconfigSetString(ctx, key, value)
 	}
-	if readOnly {
-		options = append(options, "ro")
-	} else if kind == "ext4" && !hasKey(options, "errors") {
-		// A log on a file system that goes on after a fault would lie.
-		options = append(options, "errors=remount-ro")
-	}
-	for _, o := range options {
-		key, value, valued := strings.Cut(o, "=")
-		var err error
-		if valued {
-			err = unix.FsconfigSetString(ctx, key, value)
-		} else {
-			err = unix.FsconfigSetFlag(ctx, key)
-		}
-		if err != nil {
-			return fmt.Errorf("mount %s as %s: option %q: %w%s", device, kind, o, err, kernelLog(ctx))
-		}
-	}
-	return nil
+	return unix.FsconfigSetFlag(ctx, key)
 }
 
 func hasKey(options []string, key string) bool {
@@ -110,10 +110,8 @@ func hasKey(options []string, key string) bool {
 	return false
 }
 
-func createSuperblock(ctx int, device string, shared bool) error {
-	if shared {
-		return unix.FsconfigCreate(ctx)
-	}
+// createAlone makes the superblock, or EBUSY if it exists.
+func createAlone(ctx int) error {
 	_, _, errno := unix.Syscall6(unix.SYS_FSCONFIG, uintptr(ctx), fsconfigCreateExcl, 0, 0, 0, 0)
 	switch errno {
 	case 0:
@@ -122,6 +120,23 @@ func createSuperblock(ctx int, device string, shared bool) error {
 		return unix.FsconfigCreate(ctx)
 	}
 	return errno
+}
+
+// makeWritable makes the file system of a mount of mountKind writable.
+func makeWritable(mount *os.File) error {
+	ctx, err := unix.Fspick(int(mount.Fd()), "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("make %s writable: %w", mount.Name(), err)
+	}
+	defer unix.Close(ctx)
+	err = unix.FsconfigSetFlag(ctx, "rw")
+	if err == nil {
+		err = unix.FsconfigReconfigure(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s writable: %w%s", mount.Name(), err, kernelLog(ctx))
+	}
+	return nil
 }
 
 // kernelLog gives what the kernel said about the mount, as ": text".
@@ -145,10 +160,10 @@ func kernelLog(ctx int) string {
 	return ": " + strings.Join(said, "; ")
 }
 
-// cloneFolder gives a private mount of the folder dir, without what is mounted
-// below it.
-func cloneFolder(dir *os.File, options []string, readOnly bool) (*os.File, error) {
-	attrs, rest := splitOptions(options, readOnly)
+// cloneFolder gives a private, read-only mount of the folder dir, without what is
+// mounted below it.
+func cloneFolder(dir *os.File, options []string) (*os.File, error) {
+	attrs, rest := splitOptions(options)
 	if len(rest) > 0 {
 		return nil, fmt.Errorf("open %s: option %q is for a device, and this is a folder", dir.Name(), rest[0])
 	}
@@ -157,8 +172,8 @@ func cloneFolder(dir *os.File, options []string, readOnly bool) (*os.File, error
 		return nil, fmt.Errorf("open tree %s: %w", dir.Name(), privilege(err))
 	}
 	f := os.NewFile(uintptr(fd), dir.Name())
-	set := unix.MountAttr{Attr_set: uint64(attrs)}
-	if attrs&unix.MOUNT_ATTR__ATIME != 0 {
+	set := unix.MountAttr{Attr_set: uint64(attrs | unix.MOUNT_ATTR_RDONLY)}
+	if hasKey(options, "noatime") || hasKey(options, "strictatime") || hasKey(options, "relatime") {
 		set.Attr_clr = unix.MOUNT_ATTR__ATIME
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &set); err != nil {
@@ -166,6 +181,15 @@ func cloneFolder(dir *os.File, options []string, readOnly bool) (*os.File, error
 		return nil, fmt.Errorf("set options of %s: %w", dir.Name(), err)
 	}
 	return f, nil
+}
+
+// makeCloneWritable makes a mount of cloneFolder writable.
+func makeCloneWritable(mount *os.File) error {
+	set := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(int(mount.Fd()), "", unix.AT_EMPTY_PATH, &set); err != nil {
+		return fmt.Errorf("make %s writable: %w", mount.Name(), err)
+	}
+	return nil
 }
 
 // privilege makes EPERM of a mount call speak.

@@ -172,12 +172,29 @@ func (f *StageFile) WriteAt(p []byte, off int64) (int, error) {
 	}
 	n, err := f.part.WriteAt(p, off)
 	if n > 0 {
+		if err == nil {
+			err = f.punch(f.end, off)
+		}
 		f.note(p[:n], off)
 	}
 	if err != nil {
 		return n, fmt.Errorf("stage %s: %w", f.name, err)
 	}
 	return n, nil
+}
+
+// punch makes sure that a range nobody wrote is a hole: a file system that
+// allocates ahead of a growing file (XFS) would leave data of zeros there.
+func (f *StageFile) punch(from, to int64) error {
+	if from >= to {
+		return nil
+	}
+	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	err := onFD(f.part, func(fd int) error { return unix.Fallocate(fd, mode, from, to-from) })
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
 }
 
 func (f *StageFile) writeSmall(p []byte, off int64) {
@@ -219,6 +236,9 @@ func (f *StageFile) Commit(ctx context.Context, root [32]byte) error {
 	err := f.verify(ctx, root)
 	if err == nil {
 		err = f.part.Truncate(f.size)
+	}
+	if err == nil {
+		err = f.punch(f.end, f.size)
 	}
 	if err == nil {
 		err = f.stage.at(func(dir int) error {
@@ -294,19 +314,16 @@ func (f *StageFile) close() error {
 }
 
 // writeWhole makes a file of size bytes, of which only the extents written are
-// data, and gives it its name when it is complete. This is the way
-// of nearly all contents: four system calls.
+// data, and gives it its name when it is complete. This is the way of nearly all
+// contents: four system calls.
 func (s *Stage) writeWhole(name string, content []byte, written []Extent, size int64) error {
-	fd, err := openat(s.dir, ".", unix.O_TMPFILE|unix.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("stage %s: %w", name, err)
-	}
-	err = fillFile(fd, content, written, size)
-	if err == nil {
-		err = s.link(fd, name)
-	}
-	if cerr := unix.Close(fd); err == nil {
-		err = cerr
+	err := s.tryWhole(name, content, written, size)
+	if errors.Is(err, unix.ENOSPC) {
+		// XFS reserves several times what files that are not yet on the disk
+		// will need, and does not look again before it refuses an unnamed file.
+		if err = s.Sync(); err == nil {
+			err = s.tryWhole(name, content, written, size)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("stage %s: %w", name, err)
@@ -314,8 +331,25 @@ func (s *Stage) writeWhole(name string, content []byte, written []Extent, size i
 	return nil
 }
 
+func (s *Stage) tryWhole(name string, content []byte, written []Extent, size int64) error {
+	fd, err := openat(s.dir, ".", unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	err = fillFile(fd, content, written, size)
+	if err == nil {
+		err = s.link(fd, name)
+	}
+	return errors.Join(err, unix.Close(fd))
+}
+
 func fillFile(fd int, content []byte, written []Extent, size int64) error {
-	end := int64(0)
+	if size > 0 && (len(written) != 1 || written[0].Len != size) {
+		// First, or a file system that allocates ahead makes data of the holes.
+		if err := ignoringEINTR(func() error { return unix.Ftruncate(fd, size) }); err != nil {
+			return err
+		}
+	}
 	for _, e := range written {
 		for off := e.Off; off < e.End(); {
 			n, err := unix.Pwrite(fd, content[off:e.End()], off)
@@ -324,10 +358,6 @@ func fillFile(fd int, content []byte, written []Extent, size int64) error {
 			}
 			off += int64(max(n, 0))
 		}
-		end = e.End()
-	}
-	if end < size {
-		return ignoringEINTR(func() error { return unix.Ftruncate(fd, size) })
 	}
 	return nil
 }

@@ -8,5 +8,15 @@
 // accepted, on a replica as they were received. docs/LOG-FORMAT.md has both,
 // byte by byte.
 //
+// The owner of a log opens it as a Log, to append and read. Another process that
+// was told the valid end reads it through a View. Both give Readers, which check
+// every frame. Verify and Dump are for people. Gen2Reader reads the logs of the
+// original InterMezzo.
+//
+// A log is never rewritten. What lies behind its valid end is not part of it,
+// and a position (Pos) says by its chain value which history it belongs to.
+// Everything is strict: there is one way to encode each thing, and whatever else
+// is found is an error with its place, never a panic and never a guess.
+//
 // The package knows nothing of FUSE, sockets or policy.
 package kml

@@ -127,6 +127,25 @@ func (r *Record) appendRest(b []byte, have field) []byte {
 		b = binary.AppendUvarint(b, uint64(len(r.Target)))
 		b = append(b, r.Target...)
 	}
+	if have&(fXattr|fOldXattr|fXattrs) != 0 {
+		b = r.appendXattrs(b, have)
+	}
+	if have&fCloseSeq != 0 {
+		b = binary.LittleEndian.AppendUint64(b, r.CloseSeq)
+	}
+	if have&fContent != 0 {
+		b = append(b, r.Content.Root[:]...)
+	}
+	if have&fOffset != 0 {
+		b = binary.LittleEndian.AppendUint64(b, uint64(r.Offset))
+	}
+	if have&fData != 0 {
+		b = appendLong(b, r.Data)
+	}
+	return b
+}
+
+func (r *Record) appendXattrs(b []byte, have field) []byte {
 	if have&fXattr != 0 {
 		b = appendShort(b, r.Xattr.Name)
 		if r.Op != OpDelxattr {
@@ -142,18 +161,6 @@ func (r *Record) appendRest(b []byte, have field) []byte {
 			b = appendShort(b, r.Xattrs[i].Name)
 			b = appendLong(b, r.Xattrs[i].Value)
 		}
-	}
-	if have&fCloseSeq != 0 {
-		b = binary.LittleEndian.AppendUint64(b, r.CloseSeq)
-	}
-	if have&fContent != 0 {
-		b = append(b, r.Content.Root[:]...)
-	}
-	if have&fOffset != 0 {
-		b = binary.LittleEndian.AppendUint64(b, uint64(r.Offset))
-	}
-	if have&fData != 0 {
-		b = appendLong(b, r.Data)
 	}
 	return b
 }

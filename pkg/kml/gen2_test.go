@@ -55,7 +55,9 @@ func gen2Common(op Op, recno, late uint32, size int) Gen2Record {
 }
 
 func TestGen2_Golden(t *testing.T) {
-	at := func(late int64, size uint64) Gen2Stamp { return Gen2Stamp{gen2Now + late*1e9, gen2Now + late*1e9, size} }
+	at := func(late int64, size uint64) Gen2Stamp {
+		return Gen2Stamp{gen2Now + late*1e9, gen2Now + late*1e9, size}
+	}
 	create := gen2Common(OpCreate, 1, 0, 148)
 	create.Path, create.Mode, create.UID, create.GID = "/hello", 0o100644, 1000, 100
 	create.ParentBefore, create.ParentAfter, create.ObjectAfter = at(-100, 4096), at(0, 4096), at(0, 0)

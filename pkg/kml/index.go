@@ -30,6 +30,9 @@ func (x *index) find(seq uint64) (m mark, ok bool) {
 
 // after gives the number of marks at or before seq.
 func (x *index) after(seq uint64) int {
+	if n := len(x.marks); n == 0 || x.marks[n-1].pos.Seq <= seq {
+		return n // where most are asked for
+	}
 	i, found := slices.BinarySearchFunc(x.marks, seq, func(m mark, seq uint64) int { return cmp.Compare(m.pos.Seq, seq) })
 	if found {
 		i++
@@ -104,7 +107,7 @@ func (s *sidecar) load(base Pos, epoch uint32, size int64) ([]mark, error) {
 	if s.f == nil {
 		return nil, nil
 	}
-	b, err := s.read()
+	b, err := s.read(size)
 	if err != nil {
 		return nil, err
 	}
@@ -125,14 +128,15 @@ func (s *sidecar) load(base Pos, epoch uint32, size int64) ([]mark, error) {
 	return marks, nil
 }
 
-// read reads the whole file: 40 bytes for each 64 KiB of log.
-func (s *sidecar) read() ([]byte, error) {
+// read reads as much as an index of a log of this size can have.
+func (s *sidecar) read(size int64) ([]byte, error) {
+	w := window{f: s.f}
+	most := sidecarHead + (size/indexEvery+1)*sidecarEntry
 	st, err := s.f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("read index: %w", err)
 	}
-	w := window{f: s.f}
-	return w.bytes(0, int(min(st.Size(), 1<<30)))
+	return w.bytes(0, int(min(st.Size(), most)))
 }
 
 func (s *sidecar) encode(m mark) []byte {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -125,26 +126,24 @@ func (l *Log) AppendMany(kind FrameKind, flags []uint8, now int64, bodies [][]by
 	}
 	l.write.Lock()
 	defer l.write.Unlock()
-	b, at := l.buf[:0], l.end
-	marks := make([]mark, len(bodies))
+	var total int64
 	for i, body := range bodies {
-		var flag uint8
-		if flags != nil {
-			flag = flags[i]
-		}
-		if err := l.ready(kind, flag, body); err != nil {
+		if err := l.ready(kind, flagOf(flags, i), body); err != nil {
 			return nil, err
 		}
-		if int64(len(b))+frameSize(len(body)) > maxWrite {
+		if total += frameSize(len(body)); total > maxWrite {
 			return nil, fmt.Errorf("append to log %s: more than 1 GiB at once", l.f.Name())
 		}
-		n := len(b)
-		b, at.pos = l.fr.appendFrame(b, at.pos, flag, now, body)
-		at.off += int64(len(b) - n)
-		marks[i] = mark{pos: at.pos, off: at.off, checked: true}
 	}
-	if len(b) == 0 {
+	if total == 0 {
 		return nil, nil
+	}
+	b, at := slices.Grow(l.buf[:0], int(total)), l.end
+	marks := make([]mark, len(bodies))
+	for i, body := range bodies {
+		b, at.pos = l.fr.appendFrame(b, at.pos, flagOf(flags, i), now, body)
+		at.off = l.end.off + int64(len(b))
+		marks[i] = mark{pos: at.pos, off: at.off, checked: true}
 	}
 	if err := l.put(b, len(bodies)); err != nil {
 		return nil, err
@@ -155,6 +154,13 @@ func (l *Log) AppendMany(kind FrameKind, flags []uint8, now int64, bodies [][]by
 		ends[i] = marks[i].pos
 	}
 	return ends, nil
+}
+
+func flagOf(flags []uint8, i int) uint8 {
+	if flags == nil {
+		return 0
+	}
+	return flags[i]
 }
 
 // ready checks what is to be appended, and cuts what may lie in its way.

@@ -274,6 +274,18 @@ func TestLog_AppendMany(t *testing.T) {
 	}
 }
 
+func TestLog_After(t *testing.T) {
+	l := newLog(t, t.TempDir(), testHeader)
+	defer l.Close()
+	fill(t, l, 3)
+	bodies := [][]byte{body(4), body(5), body(6)}
+	want := l.After(bodies)
+	got, err := l.AppendMany(FrameRecord, nil, 0, bodies)
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Error(d, err)
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 func TestLog_LargeFrame(t *testing.T) {
@@ -370,14 +382,17 @@ func TestOpen_EveryByteSpoiled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "spoiled")
 	for at := range starts[5] {
 		b := bytes.Clone(whole)
 		b[at] ^= 1 << (at % 8)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
+		f := inMemory(t, b)
+		var problems []error
+		end, err := Verify(f, func(p error) bool { problems = append(problems, p); return true })
+		i, _ := slices.BinarySearch(starts, at+1)
+		if at >= headerSize && (err != nil || len(problems) != 1 || end.Seq != uint64(i)-1) {
+			t.Fatalf("verify with byte %d spoiled: %v, %v, %v", at, end, problems, err)
 		}
-		l, err := Open(create(t, path), nil)
+		l, err := Open(f, nil)
 		var bad *CorruptError
 		if err == nil {
 			l.Close()
@@ -386,16 +401,8 @@ func TestOpen_EveryByteSpoiled(t *testing.T) {
 		if !errors.As(err, &bad) {
 			t.Fatalf("byte %d spoiled: %v", at, err)
 		}
-		i, _ := slices.BinarySearch(starts, at+1)
-		if at >= headerSize && (bad.Seq != uint64(i) || bad.Offset != starts[i-1] || bad.File != path) {
+		if at >= headerSize && (bad.Seq != uint64(i) || bad.Offset != starts[i-1] || bad.File != f.Name()) {
 			t.Fatalf("byte %d spoiled, in frame %d at %d: %v", at, i, starts[i-1], err)
-		}
-		f := create(t, path)
-		var problems []error
-		end, err := Verify(f, func(p error) bool { problems = append(problems, p); return true })
-		f.Close()
-		if at >= headerSize && (err != nil || len(problems) != 1 || end.Seq != uint64(i)-1) {
-			t.Fatalf("verify with byte %d spoiled: %v, %v, %v", at, end, problems, err)
 		}
 	}
 }
@@ -431,6 +438,39 @@ func TestOpen_ForeignFrameAtEnd(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// A frame that lies in the body of a torn one, because a log was written to a
+// file that is logged, is not one of this log: its tag or its number is wrong.
+func TestOpen_FrameInsideATornBody(t *testing.T) {
+	dir := t.TempDir()
+	other := testHeader
+	other.Owner = UUID{0xbb}
+	ours, theirs := newFramer(&testHeader, ""), newFramer(&other, "")
+	for name, inside := range map[string][]byte{
+		"another log":     bytesOf(theirs.appendFrame(nil, Pos{Seq: 6}, 0, 0, body(7))),
+		"before this":     bytesOf(ours.appendFrame(nil, Pos{Seq: 3}, 0, 0, body(4))),
+		"far beyond this": bytesOf(ours.appendFrame(nil, Pos{Seq: 90}, 0, 0, body(91))),
+	} {
+		path := filepath.Join(t.TempDir(), "kml")
+		b := smallLog(t, dir, 5)
+		size := int64(len(b))
+		b, _ = ours.appendFrame(b, Pos{Seq: 5}, 0, 0, append(make([]byte, 24), inside...))
+		if err := os.WriteFile(path, b[:len(b)-8], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Open(create(t, path), nil)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if l.EndOffset() != size || l.Torn() != int64(len(b))-8-size {
+			t.Errorf("%s: ends at %d, torn %d", name, l.EndOffset(), l.Torn())
+		}
+		l.Close()
+	}
+}
+
+func bytesOf(b []byte, _ Pos) []byte { return b }
 
 func TestOpen_BadHeader(t *testing.T) {
 	dir := t.TempDir()

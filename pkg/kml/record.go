@@ -115,7 +115,7 @@ func (c Content) IsZero() bool { return c == Content{} }
 //
 //	CREATE MKDIR SYMLINK MKNOD  Object at Where, Attr, Xattrs it was born with, Target
 //	LINK                        Object gets the further name To (Where: an older one); Replaced
-//	UNLINK RMDIR                Object loses the name Where; Last; Old, Target, OldXattrs: rollback
+//	UNLINK RMDIR                Object loses the name Where; Last; Old, Target, Xattrs: rollback
 //	RENAME                      Object moves from Where to To; Replaced lost To; ReplacedLast
 //	EXCHANGE                    Object at Where and Replaced at To change places
 //	SETATTR                     Valid fields of Attr are set; Old: before
@@ -148,7 +148,7 @@ type Record struct {
 
 	Xattr    Xattr   // SETXATTR, DELXATTR
 	OldXattr *Xattr  // rollback; nil: there was none
-	Xattrs   []Xattr // what a new object was born with (default ACL); on CLOSE the capability
+	Xattrs   []Xattr // what a new object was born with (default ACL); on CLOSE the capability; on UNLINK and RMDIR rollback
 
 	CloseSeq uint64
 	Content  Content // MANIFEST; on CLOSE when bound at birth

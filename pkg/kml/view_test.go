@@ -169,6 +169,12 @@ func TestView_OtherHistory(t *testing.T) {
 	if _, err := v.ReadFrom(3000); !errors.Is(err, ErrForked) {
 		t.Errorf("at the end: %v", err)
 	}
+	fresh := newView(t, dir)
+	defer fresh.f.Close()
+	fresh.SetEnd(end)
+	if _, err := fresh.ReadFrom(3000); !errors.Is(err, ErrForked) {
+		t.Errorf("at the end, coming from there: %v", err)
+	}
 }
 
 func TestView_FileShorterThanTold(t *testing.T) {

@@ -135,6 +135,8 @@ func checkRegisters(r *kml.Record) error {
 		valid = makesObject
 	case kml.OpSetattr:
 		valid = r.Valid
+	case kml.OpRename:
+		valid = kml.ValidMode // only its type bits mean something
 	case kml.OpClose:
 		if t := r.Attr.Mode & modeType; r.Attr.Mode != 0 && t != typeRegular {
 			return fmt.Errorf("mode %#o is not a file's", r.Attr.Mode)

@@ -131,9 +131,9 @@ func TestTouches_NoOverlapCommutes(t *testing.T) {
 // The same with many more histories than rapid would try, and a count of how
 // much that says: it must not be that all overlap, or none has to.
 func TestTouches_NoOverlapCommutesOften(t *testing.T) {
-	tries := 60000
+	tries := 15000
 	if testing.Short() {
-		tries = 5000
+		tries = 3000
 	}
 	free, clash := 0, 0
 	for seed := range tries {

@@ -13,7 +13,7 @@
 // (that makes replicas differ).
 //
 // Keys are facets of objects (by id, so that renames above change nothing),
-// names (directory id and name), and the shape of the tree:
+// names (directory id and name), and the shape of the tree (FacetFate and so on):
 //
 //	Fate      the object exists. Written by what makes it and by what takes its
 //	          last name; needed by everything else about it, and by everything

@@ -23,7 +23,7 @@ const (
 //
 // A RENAME that says (in the type bits of Attr.Mode) that it moves something
 // else than a directory does not write ShapeOfTree; one that says nothing does,
-// if the parents differ.
+// if the parents differ. Whoever accepts a record has to check that claim.
 func Touches(r *kml.Record, add func(Key, Mode)) {
 	switch r.Op {
 	case kml.OpCreate, kml.OpMkdir, kml.OpSymlink, kml.OpMknod:
