@@ -39,7 +39,7 @@ func docRecords() map[string]Record {
 		"rmdir":    {Op: OpRmdir, Object: dir, Where: root("folder"), Last: true, Old: Attr{Mode: 0o040755}},
 		"close":    {Op: OpClose, Object: id, Where: where, Before: version(0, 0), After: version(5, 1), Attr: Attr{Mode: 0o100644}},
 		"symlink":  {Op: OpSymlink, Object: id, Where: root("link"), Attr: Attr{Mode: 0o120777, Size: 8, Mtime: now}, Target: "../there"},
-		"rename":   {Op: OpRename, Object: id, Where: where, To: root("final.txt"), Replaced: other, ReplacedLast: true, ParentBefore: version(4096, 0), ParentAfter: version(4096, 1), ToBefore: version(4096, 0), ToAfter: version(4096, 1)},
+		"rename":   {Op: OpRename, Object: id, Where: where, To: root("final.txt"), Attr: Attr{Mode: modeRegular}, Replaced: other, ReplacedLast: true, ParentBefore: version(4096, 0), ParentAfter: version(4096, 1), ToBefore: version(4096, 0), ToAfter: version(4096, 1)},
 		"setattr":  {Op: OpSetattr, Object: id, Where: where, Valid: ValidMode | ValidUID, Attr: Attr{Mode: 0o100600}, Old: old},
 		"link":     {Op: OpLink, Object: id, Where: where, To: root("second")},
 		"mknod":    {Op: OpMknod, Object: id, Where: root("null"), Attr: Attr{Mode: 0o020666, Rdev: 1<<32 | 3}},

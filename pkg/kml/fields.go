@@ -82,7 +82,7 @@ func fieldsOf(op Op) (may, must field, ok bool) {
 		return must | aboutObject | parentVersions | toVersions | fReplaced | fReplacedLast, must, true
 	case OpRename:
 		must = fObject | fWhere | fTo
-		return must | aboutObject | parentVersions | toVersions | fReplaced | fReplacedLast, must, true
+		return must | aboutObject | parentVersions | toVersions | fReplaced | fReplacedLast | fAttr, must, true
 	case OpExchange:
 		must = fObject | fWhere | fTo | fReplaced
 		return must | aboutObject | parentVersions | toVersions, must, true

@@ -62,6 +62,8 @@ func drawAttr(t *rapid.T, op Op) Attr {
 		mode |= 0o020000
 	case OpClose:
 		return Attr{Mode: mode}
+	case OpRename:
+		return Attr{Mode: rapid.SampledFrom([]uint32{modeRegular, modeDir, modeSymlink}).Draw(t, "type")}
 	}
 	return Attr{
 		mode, rapid.Uint32().Draw(t, "uid"), rapid.Uint32().Draw(t, "gid"), rapid.Uint64().Draw(t, "rdev"),

@@ -116,7 +116,7 @@ func (c Content) IsZero() bool { return c == Content{} }
 //	CREATE MKDIR SYMLINK MKNOD  Object at Where, Attr, Xattrs it was born with, Target
 //	LINK                        Object gets the further name To (Where: an older one); Replaced
 //	UNLINK RMDIR                Object loses the name Where; Last; Old, Target, Xattrs: rollback
-//	RENAME                      Object moves from Where to To; Replaced lost To; ReplacedLast
+//	RENAME                      Object moves from Where to To; Replaced lost To; ReplacedLast; Attr.Mode: its type
 //	EXCHANGE                    Object at Where and Replaced at To change places
 //	SETATTR                     Valid fields of Attr are set; Old: before
 //	SETXATTR DELXATTR           Xattr is set or removed; OldXattr: before

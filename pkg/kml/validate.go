@@ -126,7 +126,8 @@ func (r *Record) checkValues(have field) (string, string) {
 }
 
 // modeFits reports whether the attributes of a new object are of the type that
-// op makes, and those of a CLOSE nothing but a mode.
+// op makes, those of a CLOSE nothing but a mode, and those of a RENAME nothing
+// but a type.
 func modeFits(op Op, a Attr) bool {
 	t := a.Mode & modeType
 	switch op {
@@ -140,6 +141,8 @@ func modeFits(op Op, a Attr) bool {
 		return t != 0 && t != modeDir && t != modeSymlink
 	case OpClose:
 		return a == Attr{Mode: a.Mode}
+	case OpRename:
+		return a == Attr{Mode: t}
 	}
 	return true
 }

@@ -62,17 +62,16 @@ func (fs *fileset) acceptLocked(a *applier, peer kml.UUID, base kml.Pos, groups 
 	if err != nil {
 		return res, err
 	}
+	unlogged := fs.unlogged()
 	for i := range groups {
 		g := &groups[i]
 		if o, yes := since.Overlaps(g); yes {
 			res.OverlapAt = o.Held.Seq
 			return res, nil
 		}
-		for j := range g.Records {
-			if fs.beingWritten(&g.Records[j]) != nil {
-				res.OverlapAt = fs.order.End().Seq
-				return res, nil
-			}
+		if _, yes := unlogged.Overlaps(g); yes {
+			res.OverlapAt = fs.order.End().Seq
+			return res, nil
 		}
 		if why := fs.possible(g); why != "" {
 			res.Refused = why

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/intermezzofs/intermezzo/pkg/kml"
+	"github.com/intermezzofs/intermezzo/pkg/merge"
 )
 
 // SetAttr changes attributes. A change of size is a change of content and is
@@ -199,16 +200,6 @@ const (
 	xattrDefaultACL = "system.posix_acl_default"
 )
 
-// replicates reports whether an xattr is part of the fileset. Labels of the
-// host's own security modules are not.
-func replicates(name string) bool {
-	switch name {
-	case xattrCapability, xattrACL, xattrDefaultACL:
-		return true
-	}
-	return len(name) > 5 && name[:5] == "user." || len(name) > 8 && name[:8] == "trusted." && !ourXattr(name)
-}
-
 // getXattr reads a whole xattr of an open file of any kind.
 func getXattr(fd int, name string) ([]byte, error) {
 	buf := make([]byte, 256)
@@ -261,7 +252,7 @@ func replicatedXattrs(fd int) ([]kml.Xattr, error) {
 	}
 	var xs []kml.Xattr
 	for _, name := range names {
-		if !replicates(name) {
+		if !merge.ReplicatesXattr(name) {
 			continue
 		}
 		v, err := getXattr(fd, name)
@@ -380,7 +371,7 @@ func (fs *fileset) xattrChange(in *fuse.InHeader, fd int, h handle, r *kml.Recor
 	if r.Object, err = fs.ids.of(fd, h, nanos(st.Btime)); err != nil {
 		return err
 	}
-	logged := replicates(r.Xattr.Name) && st.Nlink > 0
+	logged := merge.ReplicatesXattr(r.Xattr.Name) && st.Nlink > 0
 	if logged {
 		old, err := getXattr(fd, r.Xattr.Name)
 		if err == nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/intermezzofs/intermezzo/pkg/channel"
 	"github.com/intermezzofs/intermezzo/pkg/kml"
+	"github.com/intermezzofs/intermezzo/pkg/merge"
 )
 
 // applier puts the records of foreign groups into the tree. It runs with mu
@@ -292,7 +293,7 @@ func (a *applier) dress(fd int, id kml.ObjectID, attr *kml.Attr, mtime int64, xs
 		}
 	}
 	for _, x := range xs {
-		if !replicates(x.Name) {
+		if !merge.ReplicatesXattr(x.Name) {
 			continue
 		}
 		if err := unix.Setxattr(procPath(fd), x.Name, x.Value, 0); err != nil {
@@ -358,6 +359,8 @@ func (a *applier) rename(r *kml.Record) error {
 	case a.redo && m.id == r.Object:
 	case n.id != r.Object:
 		return unexpected(r, "the old name leads to %s", n.id)
+	case r.Attr.Mode != 0 && r.Attr.Mode != uint32(n.st.Mode)&unix.S_IFMT:
+		return unexpected(r, "the object is not of the type that the record says")
 	case m.id != r.Replaced:
 		return unexpected(r, "the new name leads to %s, not %s", m.id, r.Replaced)
 	default:
@@ -509,7 +512,7 @@ func (a *applier) byName(r *kml.Record) (int, handle, error) {
 }
 
 func (a *applier) xattr(r *kml.Record) error {
-	if !replicates(r.Xattr.Name) {
+	if !merge.ReplicatesXattr(r.Xattr.Name) {
 		return nil
 	}
 	fd, h, err := a.object(r)

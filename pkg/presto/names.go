@@ -249,6 +249,8 @@ func (fs *fileset) doMove(in *fuse.InHeader, m *move) error {
 	exchange := m.flags&unix.RENAME_EXCHANGE != 0
 	if exchange {
 		r.Op, it.op = kml.OpExchange, kml.OpExchange
+	} else {
+		r.Attr.Mode = uint32(m.obj.st.Mode) & unix.S_IFMT
 	}
 	if m.replaces {
 		r.Replaced, it.replaced, it.replacedID = m.repl.id, m.repl.h, m.repl.id

@@ -11,6 +11,7 @@ import (
 
 	"github.com/intermezzofs/intermezzo/pkg/cache"
 	"github.com/intermezzofs/intermezzo/pkg/kml"
+	"github.com/intermezzofs/intermezzo/pkg/merge"
 )
 
 // recover brings logs and tree together after whatever ended the last presto,
@@ -372,6 +373,9 @@ func (fs *fileset) recoverMove(in *intent, r *kml.Record) error {
 	if r.Where.Parent, err = fs.ids.ofHandle(in.parent); err != nil {
 		return err
 	}
+	if in.op == kml.OpRename {
+		r.Attr.Mode = in.mode & unix.S_IFMT
+	}
 	r.Where.Name, r.Replaced, r.ReplacedLast = in.name, in.replacedID, in.flags&intentReplacedLast != 0
 	fromSt, err := statFD(from.fd)
 	if err != nil {
@@ -410,7 +414,7 @@ func (fs *fileset) recoverAttr(in *intent, r *kml.Record) error {
 		_, err = fs.record(r)
 		return err
 	}
-	if !replicates(in.name) {
+	if !merge.ReplicatesXattr(in.name) {
 		return nil
 	}
 	v, err := getXattr(fd, in.name)

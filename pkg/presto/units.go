@@ -87,7 +87,7 @@ func (fs *fileset) applyLocked(a *applier, ends []kml.Pos, groups []kml.Group) (
 // meets says whether a foreign group of the unit meets a pending change of
 // ours, a file being written included. Only a merge can settle that.
 func (fs *fileset) meets(ends []kml.Pos, groups []kml.Group) (*channel.Blocked, error) {
-	confirmed := fs.pos.confirmed
+	confirmed, unlogged := fs.pos.confirmed, fs.unlogged()
 	for i := range groups {
 		g := &groups[i]
 		if g.Origin == fs.owner {
@@ -102,7 +102,7 @@ func (fs *fileset) meets(ends []kml.Pos, groups []kml.Group) (*channel.Blocked, 
 			if o, yes := fs.pending.OverlapsAfter(confirmed.Seq, r); yes {
 				return &channel.Blocked{Position: ends[i].Seq, OwnSeq: o.Held.Seq, Path: r.Where.Name, Detail: o.String()}, nil
 			}
-			if w := fs.beingWritten(r); w != nil {
+			if _, yes := unlogged.OverlapsRecord(r); yes {
 				return &channel.Blocked{Position: ends[i].Seq, Path: r.Where.Name,
 					Detail: "a file that is being written here was changed there: " + r.Op.String()}, nil
 			}
@@ -111,18 +111,14 @@ func (fs *fileset) meets(ends []kml.Pos, groups []kml.Group) (*channel.Blocked, 
 	return nil, nil
 }
 
-// beingWritten finds the file with unlogged content that a record would change
-// or take the last name of.
-func (fs *fileset) beingWritten(r *kml.Record) *writing {
-	for _, w := range fs.dirtyWriters() {
-		switch {
-		case w.id == r.Object && (r.Op == kml.OpClose || r.Op == kml.OpUnlink && r.Last):
-			return w
-		case w.id == r.Replaced && r.ReplacedLast:
-			return w
-		}
+// unlogged is what the files being written will log when they are closed: a
+// pending edit each.
+func (fs *fileset) unlogged() *merge.TouchSet {
+	set := merge.NewTouchSet()
+	for i, w := range fs.dirtyWriters() {
+		set.AddRecord(uint64(i+1), &kml.Record{Op: kml.OpClose, Object: w.id})
 	}
-	return nil
+	return set
 }
 
 // checkOwn makes sure that a group of ours that came back is what we sent.
