@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,11 +24,13 @@ type Options struct {
 	// what it holds is not seen.
 	NoReplay bool
 	// BottomOptions are mount options for the bottom: of its driver ("commit=30")
-	// for a device, or of the mount ("noatime") for any.
+	// for a device, or of the mount ("noatime") for any. "ro" is ReadOnly.
 	BottomOptions []string
 	// AcceptCopy opens a cache that was copied; Cache.Copied then tells.
 	AcceptCopy bool
 }
+
+func (o Options) readOnly() bool { return o.ReadOnly || slices.Contains(o.BottomOptions, "ro") }
 
 // Bottom is a bottom file system, privately mounted: the ground of a cache, or
 // of what is to become one.
@@ -48,7 +51,7 @@ type Bottom struct {
 // blocks while the kernel replays a journal. The caller closes the Bottom.
 func Mount(ctx context.Context, source string, o Options) (*Bottom, error) {
 	b, err := mountReadOnly(ctx, source, o)
-	if err != nil || o.ReadOnly {
+	if err != nil || o.readOnly() {
 		return b, err
 	}
 	if err := b.MakeWritable(); err != nil {
@@ -75,7 +78,7 @@ func mountReadOnly(ctx context.Context, source string, o Options) (*Bottom, erro
 	case mode.IsDir():
 		err = b.openFolder(o)
 	case mode.IsRegular():
-		if b.loop, err = attachLoop(ctx, path, o.ReadOnly, o.NoReplay); err == nil {
+		if b.loop, err = attachLoop(ctx, path, o.readOnly(), o.NoReplay); err == nil {
 			b.device = b.loop.path
 			err = b.openDevice(o)
 		}

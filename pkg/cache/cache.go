@@ -59,7 +59,7 @@ func Open(ctx context.Context, source string, o Options) (*Cache, error) {
 func openOn(b *Bottom, o Options) (*Cache, error) {
 	c := &Cache{bottom: b, open: map[*Fileset]struct{}{}}
 	steps := []func() error{c.openControl, c.takeLock, c.readInfo, func() error { return c.checkPlace(o) }, c.load}
-	if !o.ReadOnly {
+	if !o.readOnly() {
 		steps = append(steps, b.MakeWritable, c.showOwner)
 	}
 	steps = append(steps, func() error { return b.Check(c.control) })
@@ -109,7 +109,7 @@ func (c *Cache) takeLock() error {
 	c.lock = lock
 	err = flock(lock)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		pid := readPID(lock)
+		pid := lockOwner(lock)
 		return &Error{Source: c.bottom.source, Kind: ErrInUse, PID: pid, Detail: inUseText("in use", pid, "another process has the cache open; unmount the cache first")}
 	}
 	if err != nil {

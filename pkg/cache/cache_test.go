@@ -311,7 +311,7 @@ func TestOpen_CopiedRoot(t *testing.T) {
 }
 
 func TestOpen_NewFilesystemUUID(t *testing.T) {
-	needsLoop(t, "tune2fs")
+	needsLoop(t, "tune2fs", "e2fsck")
 	img := image(t, "ext4")
 	makeCache(t, img)
 	c := mustOpen(t, img, Options{})
@@ -320,6 +320,7 @@ func TestOpen_NewFilesystemUUID(t *testing.T) {
 	if !known {
 		t.Skip("SKIPPED: needs a kernel that tells the uuid of a file system (6.9)")
 	}
+	run(t, "e2fsck", "-fp", img) // tune2fs wants it to be newer than the last mount
 	run(t, "tune2fs", "-U", "random", img)
 	_, err := Open(context.Background(), img, Options{})
 	wantError(t, err, ErrCopied, "uuid")
@@ -333,6 +334,7 @@ func TestOpen_ReadOnly(t *testing.T) {
 				source = image(t, "ext4")
 			}
 			makeCache(t, source)
+			mustClose(t, mustOpen(t, source, Options{BottomOptions: []string{"ro", "noatime"}}))
 			c := mustOpen(t, source, Options{ReadOnly: true})
 			fs, err := c.Fileset(DefaultFileset)
 			if err != nil {

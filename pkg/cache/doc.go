@@ -12,6 +12,10 @@
 // folder's lock file from Open to Close. A cache that was copied, is of a newer
 // format, or lies on a file system that cannot carry one is refused by name.
 //
+// A copy of the files of a cache is noticed by their inodes. A copy of a whole
+// device or image is the same in every inode; that is noticed by the chain of the
+// logs, when it meets another host.
+//
 // On disk, see layout.go. The two descriptions, of the cache (Info) and of each
 // fileset (FilesetInfo), are TOML, decoded strictly, and always replaced whole.
 //

@@ -185,7 +185,7 @@ func holderBelow(root *os.File) int {
 	if err := flock(lock); err == nil {
 		return 0
 	}
-	return readPID(lock)
+	return lockOwner(lock)
 }
 
 // heldBy names the processes that have files of the mount open, as

@@ -40,7 +40,7 @@ func splitOptions(options []string) (attrs int, rest []string) {
 	for _, o := range options {
 		if a, ok := mountAttrs[o]; ok {
 			attrs |= a
-		} else if o != "" && o != "defaults" && o != "rw" {
+		} else if o != "" && o != "defaults" && o != "rw" && o != "ro" {
 			rest = append(rest, o)
 		}
 	}
@@ -51,20 +51,16 @@ func splitOptions(options []string) (attrs int, rest []string) {
 // system that is read-only. The mount ends with the last descriptor of it. An
 // EBUSY means that the file system is mounted already.
 func mountKind(device, kind string, options []string) (*os.File, error) {
-	return newMount(device, kind, append([]string{"ro"}, options...), createAlone)
+	return newMount(device, kind, options, true, createAlone)
 }
 
 // joinKind mounts device as mountKind does, but where it is mounted already joins
 // that; it must be read-only just then if that one is.
 func joinKind(device, kind string, readOnly bool) (*os.File, error) {
-	var options []string
-	if readOnly {
-		options = []string{"ro"}
-	}
-	return newMount(device, kind, options, unix.FsconfigCreate)
+	return newMount(device, kind, nil, readOnly, unix.FsconfigCreate)
 }
 
-func newMount(device, kind string, options []string, create func(ctx int) error) (*os.File, error) {
+func newMount(device, kind string, options []string, readOnly bool, create func(ctx int) error) (*os.File, error) {
 	ctx, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENODEV) {
 		return nil, fmt.Errorf("mount %s: this kernel has no %s driver; load it with: modprobe %s", device, kind, kind)
@@ -74,6 +70,9 @@ func newMount(device, kind string, options []string, create func(ctx int) error)
 	}
 	defer unix.Close(ctx)
 	attrs, rest := splitOptions(options)
+	if readOnly {
+		rest = append(rest, "ro")
+	}
 	if err := unix.FsconfigSetString(ctx, "source", device); err != nil {
 		return nil, fmt.Errorf("mount %s: %w%s", device, err, kernelLog(ctx))
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -98,6 +100,19 @@ func TestOpen_InUse(t *testing.T) {
 			mustClose(t, mustOpen(t, source, Options{}))
 		})
 	}
+}
+
+// TestOpen_InUseByReader: who only reads does not write its pid, and is named
+// all the same.
+func TestOpen_InUseByReader(t *testing.T) {
+	dir := t.TempDir()
+	makeCache(t, dir)
+	if err := os.WriteFile(filepath.Join(dir, ControlDir, LockFile), []byte("1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, dir, Options{ReadOnly: true})
+	_, err := Open(context.Background(), dir, Options{})
+	wantError(t, err, ErrInUse, "process "+strconv.Itoa(os.Getpid()))
 }
 
 func TestOpen_MountedElsewhere(t *testing.T) {
@@ -235,6 +250,16 @@ func TestOpen_RefusedBottoms(t *testing.T) {
 		_, err := Open(context.Background(), dir, Options{})
 		wantError(t, err, ErrBottom, "ramfs")
 	})
+	t.Run("FUSE", func(t *testing.T) {
+		dir := t.TempDir()
+		server, err := fs.Mount(dir, &fs.Inode{}, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true}})
+		if err != nil {
+			t.Skipf("SKIPPED: cannot mount FUSE: %v", err)
+		}
+		defer server.Unmount()
+		_, err = Open(context.Background(), dir, Options{})
+		wantError(t, err, ErrBottom, "FUSE file system")
+	})
 	t.Run("by name", func(t *testing.T) {
 		for magic, name := range map[int64]string{0x6969: "NFS", unix.FUSE_SUPER_MAGIC: "FUSE", unix.OVERLAYFS_SUPER_MAGIC: "overlayfs"} {
 			if magics[magic] != name {
@@ -268,4 +293,34 @@ func TestCheck_NoHandlesOrXattrs(t *testing.T) {
 	defer dir.Close()
 	b = &Bottom{source: ram, kind: "ramfs", root: dir}
 	wantError(t, b.Check(dir), ErrBottom, "ramfs cannot carry a cache")
+}
+
+// TestOpenLoop_MakesNode: a loop device whose node is not in /dev gets one.
+func TestOpenLoop_MakesNode(t *testing.T) {
+	needsLoop(t)
+	control, err := os.OpenFile(loopControl, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	const n = 20011 // higher than anybody gets who asks for a free one
+	if err := unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_ADD, n); err != nil {
+		t.Skipf("SKIPPED: cannot add a loop device: %v", err)
+	}
+	path := fmt.Sprintf("/dev/loop%d", n)
+	defer func() {
+		os.Remove(path)
+		if err := unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, n); err != nil {
+			t.Errorf("remove loop device: %v", err)
+		}
+	}()
+	os.Remove(path)
+	f, err := openLoop(n, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() // before the device is removed
+	if _, err := unix.IoctlLoopGetStatus64(int(f.Fd())); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("%s is not a loop device that is free: %v", f.Name(), err)
+	}
 }
