@@ -133,7 +133,7 @@ func rPending(client *host, cat *channel.Attachment) []kml.Group {
 // rList is what a tree shows, without anything that depends on the order of a
 // directory.
 const rList = `find . -printf '%p %y %m %U:%G %l %T@ ' \( -type d -printf '\n' -o -type f -printf '%n ' -exec sha256sum {} \; -o -printf '%n\n' \) | LC_ALL=C sort
-find . -print0 | LC_ALL=C sort -z | xargs -0 getfattr -hd -m '^(user|trusted|system)' 2>/dev/null`
+find . -print0 | LC_ALL=C sort -z | xargs -0 getfattr -hd -m '^(user|trusted|system)' 2>/dev/null | grep -v SGI_ACL`
 
 func rSame(t *testing.T, a, b *host) {
 	t.Helper()

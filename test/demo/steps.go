@@ -26,6 +26,7 @@ func (d *demo) fill(ctx context.Context, tree string) error {
 	if err != nil {
 		return err
 	}
+	stop()
 	d.say("%d files, %d MiB copied into the mount in %.1f s", files, size>>20, time.Since(start).Seconds())
 	if err := d.inStep(ctx); err != nil {
 		return err
