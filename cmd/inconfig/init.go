@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -43,8 +45,14 @@ func runInit(cmd *cobra.Command, name string, bind []string) error {
 		return err
 	}
 	s, err := settings(cmd)
-	if err != nil || s.DryRun {
+	if err != nil {
 		return err
+	}
+	if s.DryRun {
+		if _, err := s.Config.Key(); errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintln(cmd.ErrOrStderr(), "would make a key")
+		}
+		return nil
 	}
 	return ensureKey(cmd, s.Config)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -136,16 +137,7 @@ func runReplicatorRemove(cmd *cobra.Command, fileset, name string) error {
 	if err != nil {
 		return err
 	}
-	if !s.DryRun {
-		n, err := s.Config.Withdraw(fileset, name)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "withdrew the invitation of %s to fileset %s\n", name, fileset)
-		}
-	}
-	return edit(cmd, func(c *config.Config) error {
+	remove := func(c *config.Config) error {
 		if _, err := s.Config.Find(c, fileset); err != nil {
 			return err
 		}
@@ -154,5 +146,32 @@ func runReplicatorRemove(cmd *cobra.Command, fileset, name string) error {
 			return err
 		}
 		return force(cmd, fmt.Sprintf("replicator %s will be cut off from fileset %s", name, fileset))
-	})
+	}
+	changes, err := s.Config.Plan(remove)
+	if err != nil {
+		return err
+	}
+	invited, err := withdraw(cmd, s, fileset, name)
+	if err != nil || (invited && len(changes) == 0) {
+		return err
+	}
+	return edit(cmd, remove)
+}
+
+// withdraw makes open invitations worthless, and tells. It reports whether there
+// were any.
+func withdraw(cmd *cobra.Command, s config.Settings, fileset, name string) (bool, error) {
+	if s.DryRun {
+		open, err := s.Config.OpenInvitations()
+		invited := slices.ContainsFunc(open, func(o config.OpenInvitation) bool { return o.Fileset == fileset && o.Replicator == name })
+		if invited {
+			fmt.Fprintf(cmd.ErrOrStderr(), "would withdraw the invitation of %s to fileset %s\n", name, fileset)
+		}
+		return invited, err
+	}
+	n, err := s.Config.Withdraw(fileset, name)
+	if n > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "withdrew the invitation of %s to fileset %s\n", name, fileset)
+	}
+	return n > 0, err
 }

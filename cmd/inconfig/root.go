@@ -24,7 +24,7 @@ A server and a client of the fileset "shared":
 
 Exit status: 0 done, or nothing to do; 1 refused, because of what is there or by
 the server; 2 wrong command line; 3 it could not be done. Unless it is 0, nothing
-has changed.`
+has changed; only if the answer to accept got lost, a new sysid and key stay.`
 
 // newRoot makes the command. join takes an invitation to its server.
 func newRoot(join config.Joiner) *cobra.Command {

@@ -56,7 +56,7 @@ func (o *options) add(f *pflag.FlagSet) {
 	f.BoolVar(&o.reint, "reint", false, "exit once in step with the server and hoarding is done")
 	f.BoolVar(&o.daemon, "daemon", false, "go into the background once it is ready")
 	f.StringVar(&o.debug, "debug", "", "log more; any number but 0")
-	f.StringVar(&o.invite, "invite", "", "invitation to take to the server first")
+	f.StringVar(&o.invite, "invite", "", "invitation to take to the server first; - reads it from standard input")
 	f.IntVar(&o.readyFD, detach.ReadyFlag, -1, "descriptor to report on")
 	f.IntVar(&o.lifelineFD, detach.LifelineFlag, -1, "descriptor that closes when the starter lets go")
 	f.MarkHidden(detach.ReadyFlag)

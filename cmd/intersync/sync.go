@@ -123,7 +123,11 @@ func (t *task) prepare(cmd *cobra.Command) error {
 	}
 	// In the background it was taken before, in the foreground.
 	if t.invite != "" && t.readyFD < 0 {
-		if err := t.docroot.Accept(cmd.Context(), t.invite); err != nil {
+		code, err := t.invitation(cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		if err := t.docroot.Accept(cmd.Context(), code); err != nil {
 			return fmt.Errorf("invitation: %w", err)
 		}
 	}
@@ -135,6 +139,20 @@ func (t *task) prepare(cmd *cobra.Command) error {
 		return misuse("%w", err)
 	}
 	return nil
+}
+
+// invitation is the code of --invite. On standard input it shows up in no list
+// of processes.
+func (t *task) invitation(stdin io.Reader) (string, error) {
+	if t.invite != "-" {
+		return t.invite, nil
+	}
+	const most = 16 << 10 // far more than any code
+	text, err := io.ReadAll(io.LimitReader(stdin, most))
+	if err != nil {
+		return "", fmt.Errorf("read invitation: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // serve is intersync in the foreground.

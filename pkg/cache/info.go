@@ -88,8 +88,8 @@ func CheckFilesetName(name string) error {
 	if name == "" || len(name) > MaxFilesetName {
 		return fmt.Errorf("fileset name %q: want 1 to %d characters", name, MaxFilesetName)
 	}
-	if name[0] == '.' {
-		return fmt.Errorf("fileset name %q: must not begin with a dot", name)
+	if name[0] == '.' || name[0] == '-' {
+		return fmt.Errorf("fileset name %q: must not begin with a dot or a hyphen", name)
 	}
 	for _, r := range name {
 		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)) {

@@ -102,9 +102,7 @@ func (e *pinnedError) Error() string {
 func (e *pinnedError) Is(target error) bool { return target == ErrWrongKey }
 
 // RemoveServer removes a server. It reports false where there is none of that
-// name. One that filesets are fetched from stays, unless force is set: that
-// leaves those without a server, which Load refuses, so it is only for replacing
-// the server in the same edit.
+// name. One that filesets come from stays: ErrConflict.
 func (c *Config) RemoveServer(name string) (bool, error) {
 	at := slices.IndexFunc(c.Servers, func(s Server) bool { return s.Name == name })
 	if at < 0 {

@@ -182,6 +182,9 @@ func (d Dir) redeem(offers []offer, o *offer, r Replicator, hostName string) (Re
 		if hostName == c.Sysid.Name {
 			return conflict("this server has the name %s too; give the client another one", hostName)
 		}
+		if own, err := d.Key(); r.UUID == c.Sysid.UUID || (err == nil && own.Fingerprint().Equal(r.Fingerprint)) {
+			return conflict("that host has the key or the uuid of this server; a host that was copied from another needs its own: remove its sysid and key")
+		}
 		if again && f.Grant(r.Fingerprint) == nil {
 			return ErrInvitationUsed // and taken away since
 		}

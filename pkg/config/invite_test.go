@@ -179,6 +179,14 @@ func TestRedeem_Refused(t *testing.T) {
 	_, inv := invite(t, d, "iclientA", time.Hour)
 	_, second := invite(t, d, "iclientA", time.Hour) // withdraws the first
 	fp := mustKey(t).Fingerprint()
+	own, err := d.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := d.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, secret := range map[string][]byte{"withdrawn": inv.Secret, "none": nil, "short": second.Secret[:5], "other": make([]byte, secretSize)} {
 		if _, err := d.Redeem(secret, fp, NewUUID(), "h"); !errors.Is(err, ErrInvitationUnknown) {
 			t.Errorf("%s: %v", name, err)
@@ -188,6 +196,8 @@ func TestRedeem_Refused(t *testing.T) {
 		"no key":      func() error { _, err := d.Redeem(second.Secret, Fingerprint{}, NewUUID(), "h"); return err },
 		"bad name":    func() error { _, err := d.Redeem(second.Secret, fp, NewUUID(), "a/b"); return err },
 		"our name":    func() error { _, err := d.Redeem(second.Secret, fp, NewUUID(), "iserver"); return err },
+		"our key":     func() error { _, err := d.Redeem(second.Secret, own.Fingerprint(), NewUUID(), "h"); return err },
+		"our uuid":    func() error { _, err := d.Redeem(second.Secret, fp, c.Sysid.UUID, "h"); return err },
 		"no fileset":  func() error { _, err := d.Invite("sharde", "x", "", []string{"h"}, 0); return err },
 		"bad rights":  func() error { _, err := d.Invite("shared", "x", "wr", []string{"h"}, 0); return err },
 		"ourselves":   func() error { _, err := d.Invite("shared", "iserver", "", []string{"h"}, 0); return err },

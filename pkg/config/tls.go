@@ -80,6 +80,7 @@ type KeyMismatch struct {
 	Want, Got Fingerprint
 }
 
+// Error says both fingerprints.
 func (e *KeyMismatch) Error() string {
 	return fmt.Sprintf("the server's key is %s, pinned is %s: somebody else answers at this address, or the server has a new key (serverdb)", e.Got, e.Want)
 }

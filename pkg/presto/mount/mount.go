@@ -23,6 +23,9 @@ import (
 // MountArgs, and one file, the descriptor of /dev/fuse.
 const MountVerb = "mount"
 
+// maxSocketPath is what the kernel allows for the name of a unix socket.
+const maxSocketPath = 107
+
 // MountArgs are the arguments of MountVerb.
 type MountArgs struct {
 	Fileset    string `json:"fileset"`
@@ -94,6 +97,9 @@ func check(o Options) (request, error) {
 	var err error
 	if r.Run, err = filepath.Abs(o.Run); err != nil {
 		return r, failure(System, "run folder: %w", err)
+	}
+	if path := SocketPath(r.Run, config.MaxChannel); len(path) > maxSocketPath {
+		return r, failure(Usage, "run folder %s: its name is too long by %d bytes for the sockets in it", r.Run, len(path)-maxSocketPath)
 	}
 	if r.Executable == "" {
 		if r.Executable, err = os.Executable(); err != nil {

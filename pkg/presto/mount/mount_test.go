@@ -259,6 +259,7 @@ func TestMount_Refused(t *testing.T) {
 		{"source is a character device", func(o *Options) { o.Source = "/dev/null" }, Failed, "not a block device"},
 		{"no such mount point", func(o *Options) { o.Mountpoint = p.dir + "/none" }, Failed, "no such file"},
 		{"mount point is a file", func(o *Options) { o.Mountpoint = file }, Failed, "not a folder"},
+		{"run folder with a long name", func(o *Options) { o.Run = p.dir + strings.Repeat("/long", 30) }, Usage, "too long"},
 		{"other mtpt", func(o *Options) { o.Want.Mtpt = "/mnt/other" }, Usage, "the two must be the same"},
 		{"no such fileset", func(o *Options) { o.Want.Fileset = "three" }, Failed, `no fileset "three"; it has one, two`},
 		{"not a cache", func(o *Options) { *o = p.options(t, "broken", "mnt", "one") }, Failed, "is not a cache"},
