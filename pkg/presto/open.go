@@ -17,35 +17,43 @@ import (
 )
 
 // openFileset opens a fileset's tree and logs. Recovery has not run yet.
-func (p *Presto) openFileset(ctx context.Context, name string, ids *ids, dirs *dirs) (fs *fileset, err error) {
+func (p *Presto) openFileset(ctx context.Context, name string, ids *ids, dirs *dirs) (*fileset, error) {
 	d, err := p.cache.Fileset(name)
 	if err != nil {
 		return nil, err
 	}
-	fs = &fileset{ctx: ctx, log: p.log, dir: d, name: name, owner: p.cache.Info().UUID, b: p.bottom, dirs: dirs, ids: ids,
+	fs := &fileset{ctx: ctx, log: p.log, dir: d, name: name, owner: p.cache.Info().UUID, b: p.bottom, dirs: dirs, ids: ids,
 		control: d.Control, root: d.Root, hints: newLRU[handle, kml.Name](32768, nil),
 		hidden: map[string]bool{cache.ControlDir: true, "lost+found": true}, notify: p.channel.Notify,
 		writing: map[handle]*writing{}, hot: map[dirent]int{}, info: d.Info, pending: merge.NewTouchSet(),
 		unbound: map[kml.ObjectID]uint64{}, captured: map[uint64]channel.Token{}}
-	if fs.rootH, err = p.bottom.handleOf(int(d.Root.Fd())); err != nil {
-		return nil, err
+	if err := fs.open(); err != nil {
+		return nil, errors.Join(err, fs.close())
+	}
+	return fs, nil
+}
+
+// open opens what the fileset's control folder has.
+func (fs *fileset) open() (err error) {
+	if fs.rootH, err = fs.b.handleOf(int(fs.root.Fd())); err != nil {
+		return err
 	}
 	fs.nodes = newNodes(fs.rootH)
-	ids.pin(fs.rootH)
+	fs.ids.pin(fs.rootH)
 	if fs.stage, err = fs.folder(cache.StageDir); err != nil {
-		return nil, err
+		return err
 	}
 	if fs.pos, err = loadPosition(fs.control); err != nil {
-		return nil, err
+		return err
 	}
 	if fs.kml, err = fs.openLog(cache.KMLFile, cache.KMLIndex, &fs.kmlSpace); err != nil {
-		return nil, err
+		return err
 	}
 	fs.order, err = fs.openLog(cache.OrderFile, cache.OrderIndex, &fs.orderSpace)
 	if errors.Is(err, unix.ENOENT) {
-		return fs, nil
+		return nil
 	}
-	return fs, err
+	return err
 }
 
 func (fs *fileset) folder(name string) (*os.File, error) {
@@ -76,6 +84,9 @@ func (fs *fileset) openLog(name, indexName string, sp **space) (*kml.Log, error)
 		return nil, err
 	}
 	l, err := kml.Open(f, index)
+	if errors.Is(err, kml.ErrCorrupt) {
+		return nil, fmt.Errorf("%s: %w; it is left as it is, \"lento kml dump\" shows what can be read of it", name, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -249,10 +260,9 @@ func (fs *fileset) close() error {
 	var errs []error
 	fs.logMu.Lock()
 	defer fs.logMu.Unlock()
-	fs.pos.unbound = fs.firstUnbound()
-	errs = append(errs, fs.pos.store(fs.control))
-	if fs.lml != nil {
-		errs = append(errs, fs.lml.close())
+	if fs.lml != nil { // recovered: what is in memory is true
+		fs.pos.unbound = fs.firstUnbound()
+		errs = append(errs, fs.pos.store(fs.control), fs.lml.close())
 	}
 	for _, l := range []*kml.Log{fs.kml, fs.order} {
 		if l != nil {

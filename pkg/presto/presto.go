@@ -37,6 +37,7 @@ type Presto struct {
 	cache    *cache.Cache
 	bottom   *bottom
 	index    *index
+	dirs     *dirs
 	filesets map[string]*fileset
 	channel  *channel.Server
 	listener *net.UnixListener
@@ -82,11 +83,11 @@ func (p *Presto) start(ctx context.Context) error {
 		return err
 	}
 	ids := newIDs(p.bottom, p.cache.Info().UUID, p.index, minted)
-	dirs := newDirs(p.bottom)
+	p.dirs = newDirs(p.bottom)
 	for _, info := range p.cache.Filesets() {
-		fs, err := p.openFileset(ctx, info.Name, ids, dirs)
+		fs, err := p.openFileset(ctx, info.Name, ids, p.dirs)
 		if err != nil {
-			return fmt.Errorf("fileset %s: %w", info.Name, err)
+			return fmt.Errorf("fileset %s of %s: %w", info.Name, p.cache.Source(), err)
 		}
 		p.filesets[info.Name] = fs
 		if !complete {
@@ -240,9 +241,8 @@ func (p *Presto) closeFiles() error {
 	if p.index != nil {
 		errs = append(errs, p.index.close())
 	}
-	for _, fs := range p.filesets {
-		fs.dirs.cache.clear()
-		break // shared by all
+	if p.dirs != nil {
+		p.dirs.cache.clear()
 	}
 	errs = append(errs, p.cache.Close())
 	return errors.Join(errs...)

@@ -32,7 +32,7 @@ func needCrash(t *testing.T) {
 
 // slowDown makes each changing call of h's presto take a while, and says how
 // many calls there were so far.
-func slowDown(h *host) (detach func() []string) {
+func slowDown(h *host) (detach func(os.Signal) []string) {
 	h.t.Helper()
 	cmd := exec.Command("strace", "-f", "-p", strconv.Itoa(h.cmd.Process.Pid), "-e", "trace="+changing,
 		"-e", fmt.Sprintf("inject=%s:delay_enter=%d", changing, slow.Microseconds()), "-o", h.dir+"/trace")
@@ -42,8 +42,8 @@ func slowDown(h *host) (detach func() []string) {
 	if !strings.Contains(line, "attached") {
 		h.t.Fatalf("strace: %s", line)
 	}
-	return func() []string {
-		cmd.Process.Signal(os.Interrupt)
+	return func(sig os.Signal) []string {
+		cmd.Process.Signal(sig)
 		cmd.Wait()
 		b, _ := os.ReadFile(h.dir + "/trace")
 		var calls []string
@@ -67,13 +67,13 @@ func killAt(h *host, k int, do func()) (last string, killed bool) {
 	defer timer.Stop()
 	select {
 	case <-done:
-		detach()
+		detach(os.Interrupt)
 		return "", false
 	case <-timer.C:
 	}
-	// The parent can reap it only when the tracer has seen its end.
+	// The parent can reap it only when the tracer is gone.
 	h.cmd.Process.Kill()
-	calls := detach()
+	calls := detach(os.Kill)
 	h.kill()
 	<-done
 	if n := len(calls); n > 0 {

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -201,12 +202,26 @@ func (c *conn) describe(s *Status) {
 	defer c.mu.Unlock()
 	s.ServerEnd, s.BehindBytes = later(s.ServerEnd, c.serverEnd), c.bytes
 	s.Applied, s.Own, s.Confirmed = c.l.applied.Now(), ends.Own, ends.Confirmed
+	if missing := c.former.Missing(); len(missing) > 0 {
+		s.WaitsFor = c.explain(missing)
+	}
 	for t := range c.moving {
 		s.Transfers = append(s.Transfers, t.describe(now))
 		if !t.up {
 			s.BehindBytes += t.size - t.done
 		}
 	}
+}
+
+// explain says what is missing. Called with mu held.
+func (c *conn) explain(missing []merge.Want) string {
+	w := missing[0]
+	what := "to be closed, or read, where it was written"
+	if !w.Content.IsZero() {
+		what = "to arrive"
+	}
+	return fmt.Sprintf("%d groups wait for %d contents, the first for change %d of %v to object %v (%d bytes) %s",
+		c.former.Len(), len(missing), w.CloseSeq, w.Origin, w.Object, w.Size, what)
 }
 
 func later(a, b kml.Pos) kml.Pos {

@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a test waits for what should come in milliseconds.
-const patience = 60 * time.Second
+const patience = 6 * time.Second
 
 // rig is a server with real sockets, and its clients.
 type rig struct {

@@ -28,8 +28,11 @@ type Status struct {
 	// received, and large contents on their way.
 	Behind      uint64
 	BehindBytes int64
-	In, Out     int64 // bytes on the wire since the Replica was made
-	Transfers   []Transfer
+	// WaitsFor says what content keeps received groups from being applied, and for
+	// how many of them; empty if nothing does.
+	WaitsFor  string
+	In, Out   int64 // bytes on the wire since the Replica was made
+	Transfers []Transfer
 }
 
 // Transfer is a large content on its way.
