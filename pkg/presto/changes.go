@@ -7,7 +7,6 @@ import (
 
 	"github.com/intermezzofs/intermezzo/pkg/channel"
 	"github.com/intermezzofs/intermezzo/pkg/kml"
-	"github.com/intermezzofs/intermezzo/pkg/merge"
 )
 
 // applier puts the records of foreign groups into the tree. It runs with mu
@@ -187,122 +186,6 @@ func (a *applier) stamp(d *dir, id kml.ObjectID, v kml.Version) error {
 	return setMtime(fd, mtime)
 }
 
-// create makes an object in the stage folder with everything that belongs to
-// it, and gives it its name last.
-func (a *applier) create(origin kml.UUID, r *kml.Record) error {
-	d, err := a.parent(r, r.Where.Parent)
-	if err != nil {
-		return err
-	}
-	defer d.put()
-	there, err := a.entryID(d, r.Where.Name)
-	if err != nil {
-		return err
-	}
-	if there.id == r.Object {
-		if !a.redo {
-			return unexpected(r, "it is there already")
-		}
-		return a.stamp(d, r.Where.Parent, r.ParentAfter)
-	}
-	if !there.id.IsZero() {
-		return unexpected(r, "the name is taken by %s", there.id)
-	}
-	tmp, err := a.makeStaged(origin, r)
-	if err != nil {
-		return err
-	}
-	stage := int(a.fs.stage.Fd())
-	if err := unix.Renameat2(stage, tmp, d.fd, r.Where.Name, unix.RENAME_NOREPLACE); err != nil {
-		return fmt.Errorf("give %q its name: %w", r.Where.Name, err)
-	}
-	return a.stamp(d, r.Where.Parent, r.ParentAfter)
-}
-
-// makeStaged makes the object under a name of the stage folder, which it
-// returns.
-func (a *applier) makeStaged(origin kml.UUID, r *kml.Record) (string, error) {
-	stage := int(a.fs.stage.Fd())
-	a.made++
-	tmp := fmt.Sprintf("new.%d", a.made)
-	mtime := r.Attr.Mtime
-	mode := r.Attr.Mode
-	var err error
-	switch r.Op {
-	case kml.OpMkdir:
-		err = unix.Mkdirat(stage, tmp, 0o700)
-	case kml.OpSymlink:
-		err = unix.Symlinkat(r.Target, stage, tmp)
-	case kml.OpMknod:
-		err = unix.Mknodat(stage, tmp, mode&unix.S_IFMT|0o600, int(unix.Mkdev(uint32(r.Attr.Rdev>>32), uint32(r.Attr.Rdev))))
-	default:
-		if v, ok := a.later[r.Object]; ok && v.size > 0 && !a.removed[r.Object] {
-			if name := channel.StageName(v.origin, v.seq); a.staged(name) {
-				tmp = name
-				a.filled[r.Object] = true
-				break
-			}
-		}
-		err = a.emptyStaged(tmp)
-	}
-	if err != nil {
-		return "", fmt.Errorf("make %s %q: %w", r.Op, r.Where.Name, err)
-	}
-	fd, err := openRetry(stage, tmp, unix.O_PATH, 0)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Close(fd)
-	return tmp, a.dress(fd, r.Object, &r.Attr, mtime, r.Xattrs)
-}
-
-func (a *applier) emptyStaged(name string) error {
-	fd, err := openRetry(int(a.fs.stage.Fd()), name, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	return unix.Close(fd)
-}
-
-func (a *applier) staged(name string) bool {
-	var st unix.Stat_t
-	return unix.Fstatat(int(a.fs.stage.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
-}
-
-// dress gives a staged inode identity, owner, mode, xattrs and time.
-func (a *applier) dress(fd int, id kml.ObjectID, attr *kml.Attr, mtime int64, xs []kml.Xattr) error {
-	h, err := a.fs.b.handleOf(fd)
-	if err != nil {
-		return err
-	}
-	st, err := statFD(fd)
-	if err != nil {
-		return err
-	}
-	if err := a.fs.ids.give(fd, h, nanos(st.Btime), id); err != nil {
-		return err
-	}
-	if attr.UID != st.Uid || attr.GID != st.Gid {
-		if err := chownFD(fd, int(attr.UID), int(attr.GID)); err != nil {
-			return err
-		}
-	}
-	if attr.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := chmodFD(fd, attr.Mode); err != nil {
-			return err
-		}
-	}
-	for _, x := range xs {
-		if !merge.ReplicatesXattr(x.Name) {
-			continue
-		}
-		if err := unix.Setxattr(procPath(fd), x.Name, x.Value, 0); err != nil {
-			return fmt.Errorf("set %s: %w", x.Name, err)
-		}
-	}
-	return setMtime(fd, mtime)
-}
-
 func (a *applier) remove(r *kml.Record) error {
 	d, err := a.parent(r, r.Where.Parent)
 	if err != nil {
@@ -431,46 +314,6 @@ func (a *applier) link(r *kml.Record) error {
 	return a.stamp(d, r.To.Parent, r.ToAfter)
 }
 
-func (a *applier) setattr(r *kml.Record) error {
-	fd, h, err := a.object(r)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if r.Valid&(kml.ValidUID|kml.ValidGID) != 0 {
-		uid, gid := -1, -1
-		if r.Valid&kml.ValidUID != 0 {
-			uid = int(r.Attr.UID)
-		}
-		if r.Valid&kml.ValidGID != 0 {
-			gid = int(r.Attr.GID)
-		}
-		st, err := statFD(fd)
-		if err != nil {
-			return err
-		}
-		if err := chownFD(fd, uid, gid); err != nil {
-			return fmt.Errorf("chown: %w", err)
-		}
-		// chown clears setuid; whether that is wanted is in the record
-		if st.Mode&0o6000 != 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && r.Valid&kml.ValidMode == 0 {
-			if err := chmodFD(fd, uint32(st.Mode)); err != nil {
-				return err
-			}
-		}
-	}
-	if r.Valid&kml.ValidMode != 0 && r.Attr.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := chmodFD(fd, r.Attr.Mode); err != nil {
-			return fmt.Errorf("chmod: %w", err)
-		}
-	}
-	a.stale.attrs = append(a.stale.attrs, h)
-	if r.Valid&kml.ValidMtime == 0 || a.fs.pending.DirTouched(r.Object) {
-		return nil
-	}
-	return setMtime(fd, r.Attr.Mtime)
-}
-
 // object opens what a record is about.
 func (a *applier) object(r *kml.Record) (int, handle, error) {
 	if r.Object == kml.RootID {
@@ -509,25 +352,4 @@ func (a *applier) byName(r *kml.Record) (int, handle, error) {
 	}
 	fd, err := a.fs.b.open(n.h, unix.O_PATH)
 	return fd, n.h, err
-}
-
-func (a *applier) xattr(r *kml.Record) error {
-	if !merge.ReplicatesXattr(r.Xattr.Name) {
-		return nil
-	}
-	fd, h, err := a.object(r)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	a.stale.content = append(a.stale.content, h)
-	if r.Op == kml.OpSetxattr {
-		err = unix.Setxattr(procPath(fd), r.Xattr.Name, r.Xattr.Value, 0)
-	} else if err = unix.Removexattr(procPath(fd), r.Xattr.Name); noXattr(err) {
-		err = nil
-	}
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", r.Op, r.Xattr.Name, err)
-	}
-	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -228,27 +227,13 @@ func (fs *fileset) sequencePending() error {
 			return err
 		}
 	}
-	rd, err := fs.kml.ReadFrom(fs.pos.confirmed.Seq)
-	if err != nil {
-		return err
-	}
 	fs.logMu.Lock()
 	defer fs.logMu.Unlock()
-	for {
-		f, err := rd.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		r, err := f.Record()
-		if err != nil {
-			return err
-		}
-		if err := fs.sequence(f.Pos, &r, f.Time); err != nil {
-			return err
-		}
+	err := eachRecord(fs.kml, fs.pos.confirmed.Seq, func(f *kml.Frame, r *kml.Record) error {
+		return fs.sequence(f.Pos, r, f.Time)
+	})
+	if err != nil {
+		return err
 	}
 	fs.pending, fs.pendingN = merge.NewTouchSet(), 0
 	fs.announce()

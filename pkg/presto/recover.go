@@ -74,28 +74,14 @@ func (fs *fileset) recoverServer() error {
 // findConfirmed looks through what the order log has beyond the stored position
 // for our own changes.
 func (fs *fileset) findConfirmed() error {
-	rd, err := fs.order.ReadFrom(fs.pos.applied.Seq)
-	if err != nil {
-		return err
-	}
-	for {
-		f, err := rd.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		g, err := f.Group()
-		if err != nil {
-			return err
-		}
+	err := eachGroup(fs.order, fs.pos.applied.Seq, func(_ *kml.Frame, g *kml.Group) error {
 		if g.Origin == fs.owner {
 			fs.pos.confirmed = kml.Pos{Epoch: g.OriginEpoch, Seq: g.Last, Chain: g.Chain}
 		}
-	}
+		return nil
+	})
 	fs.pos.applied = fs.order.End()
-	return nil
+	return err
 }
 
 // recoverReplica finds what is pending and finishes a unit that was being
@@ -115,48 +101,23 @@ func (fs *fileset) recoverReplica() error {
 
 // findPending goes through what the order has not got yet.
 func (fs *fileset) findPending() error {
-	rd, err := fs.kml.ReadFrom(fs.pos.confirmed.Seq)
-	if err != nil {
-		return err
-	}
-	for {
-		f, err := rd.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		r, err := f.Record()
-		if err != nil {
-			return err
-		}
-		fs.notePending(&r, f.Offset)
-	}
+	return eachRecord(fs.kml, fs.pos.confirmed.Seq, func(f *kml.Frame, r *kml.Record) error {
+		fs.notePending(r, f.Offset)
+		return nil
+	})
 }
 
 // redoUnit applies what the order log has beyond the applied position. One
 // record may have been done already.
 func (fs *fileset) redoUnit() error {
-	rd, err := fs.order.ReadFrom(fs.pos.applied.Seq)
-	if err != nil {
-		return err
-	}
 	var ends []kml.Pos
 	var groups []kml.Group
-	for {
-		f, err := rd.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		g, err := f.Group()
-		if err != nil {
-			return err
-		}
-		ends, groups = append(ends, f.Pos), append(groups, g)
+	err := eachGroup(fs.order, fs.pos.applied.Seq, func(f *kml.Frame, g *kml.Group) error {
+		ends, groups = append(ends, f.Pos), append(groups, *g)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	a := newApplier(fs, groups)
 	a.redo, a.recovering = true, true
@@ -179,25 +140,10 @@ func (fs *fileset) scanUnbound() error {
 	} else if base := fs.pos.confirmed.Seq; fs.pos.confirmed != (kml.Pos{}) && !fs.server() {
 		from = base
 	}
-	from = max(from, fs.kml.Header().Base.Seq)
-	rd, err := fs.kml.ReadFrom(from)
-	if err != nil {
-		return err
-	}
-	for {
-		f, err := rd.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		r, err := f.Record()
-		if err != nil {
-			return err
-		}
-		fs.noteBinding(&r)
-	}
+	return eachRecord(fs.kml, max(from, fs.kml.Header().Base.Seq), func(f *kml.Frame, r *kml.Record) error {
+		fs.noteBinding(r)
+		return nil
+	})
 }
 
 // recoverSlots decides from the tree what the operations under way came to.
@@ -226,26 +172,12 @@ func (fs *fileset) recoverSlots(live []slot) error {
 
 // logged reports whether the record of an intent is in the KML.
 func (fs *fileset) logged(in *intent) (bool, error) {
-	rd, err := fs.kml.ReadFrom(min(in.after, fs.kml.End().Seq))
-	if err != nil {
-		return false, err
-	}
-	for {
-		f, err := rd.Next()
-		if err == io.EOF {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		r, err := f.Record()
-		if err != nil {
-			return false, err
-		}
-		if r.Time == in.time && r.Op == in.op {
-			return true, nil
-		}
-	}
+	found := false
+	err := eachRecord(fs.kml, min(in.after, fs.kml.End().Seq), func(_ *kml.Frame, r *kml.Record) error {
+		found = found || r.Time == in.time && r.Op == in.op
+		return nil
+	})
+	return found, err
 }
 
 func (fs *fileset) recoverIntent(in *intent) error {

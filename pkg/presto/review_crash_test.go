@@ -30,10 +30,11 @@ func needCrash(t *testing.T) {
 	}
 }
 
-// slowDown makes each changing call of h's presto take a while, and says how
-// many calls there were so far.
-func slowDown(h *host) (detach func(os.Signal) []string) {
+// slowDown makes each changing call of h's presto take a while, and notes it in
+// the file trace.
+func slowDown(h *host) *exec.Cmd {
 	h.t.Helper()
+	os.Remove(h.dir + "/trace")
 	cmd := exec.Command("strace", "-f", "-p", strconv.Itoa(h.cmd.Process.Pid), "-e", "trace="+changing,
 		"-e", fmt.Sprintf("inject=%s:delay_enter=%d", changing, slow.Microseconds()), "-o", h.dir+"/trace")
 	err, _ := cmd.StderrPipe()
@@ -42,44 +43,51 @@ func slowDown(h *host) (detach func(os.Signal) []string) {
 	if !strings.Contains(line, "attached") {
 		h.t.Fatalf("strace: %s", line)
 	}
-	return func(sig os.Signal) []string {
-		cmd.Process.Signal(sig)
-		cmd.Wait()
-		b, _ := os.ReadFile(h.dir + "/trace")
-		var calls []string
-		for _, l := range strings.Split(string(b), "\n") {
-			if strings.Contains(l, "(") && !strings.Contains(l, "resumed") {
-				calls = append(calls, l)
-			}
-		}
-		return calls
-	}
+	return cmd
 }
 
-// killAt kills h's presto before its k-th changing call of what do does. It is
-// false if do was done before that.
+// calls are the changing calls so far, the one under way included.
+func calls(h *host) []string {
+	b, _ := os.ReadFile(h.dir + "/trace")
+	var calls []string
+	for _, l := range strings.Split(string(b), "\n") {
+		if strings.Contains(l, "(") && !strings.Contains(l, "resumed") {
+			calls = append(calls, l)
+		}
+	}
+	return calls
+}
+
+// killAt kills h's presto right before its k-th changing call of what do does.
+// It is false if there were fewer; then it is killed after the last.
 func killAt(h *host, k int, do func()) (last string, killed bool) {
 	h.t.Helper()
-	detach := slowDown(h)
+	strace := slowDown(h)
 	done := make(chan struct{})
 	go func() { defer close(done); do() }()
-	timer := time.NewTimer(time.Duration(k)*slow - slow/2)
-	defer timer.Stop()
-	select {
-	case <-done:
-		detach(os.Interrupt)
-		return "", false
-	case <-timer.C:
+	idle, ended := 0, done
+	for len(calls(h)) < k && idle < 60 {
+		timer := time.NewTimer(4 * time.Millisecond)
+		select {
+		case <-ended:
+			ended = nil
+		case <-timer.C:
+		}
+		if ended == nil {
+			idle++ // a RELEASE may be under way
+		}
 	}
 	// The parent can reap it only when the tracer is gone.
 	h.cmd.Process.Kill()
-	calls := detach(os.Kill)
+	list := calls(h)
+	strace.Process.Kill()
+	strace.Wait()
 	h.kill()
 	<-done
-	if n := len(calls); n > 0 {
-		last = fmt.Sprintf("call %d: %s", n, calls[n-1])
+	if n := len(list); n > 0 {
+		last = fmt.Sprintf("call %d: %s", n, list[n-1])
 	}
-	return last, true
+	return last, len(list) >= k
 }
 
 var crashOps = []struct{ name, setup, op string }{
@@ -90,17 +98,17 @@ var crashOps = []struct{ name, setup, op string }{
 	{"mkdir acl", "setfacl -d -m u:66:rwx,o::- . ; chmod g+s .; chgrp 77 .", "mkdir d"},
 	{"symlink", "", "ln -s x s"},
 	{"mknod", "", "mknod c c 1 3"},
-	{"suid", "chmod 777 .", `setpriv --reuid 1000 --regid 1000 --clear-groups python3 -c 'import os; os.umask(0); os.open("s", os.O_CREAT|os.O_WRONLY, 0o4755)'`},
+	{"suid", "chmod 777 .", `setpriv --reuid 1000 --regid 1000 --clear-groups /usr/bin/python3 -c 'import os; os.umask(0); os.open("s", os.O_CREAT|os.O_WRONLY, 0o4755)'`},
 	{"unlink", "echo x >f", "rm f"},
 	{"unlink one", "echo x >f; ln f g", "rm f"},
 	{"rmdir", "mkdir d", "rmdir d"},
 	{"rename", "echo x >f; mkdir d", "mv f d/g"},
 	{"rename over", "echo x >f; echo y >g", "mv f g"},
-	{"rename dirty", "echo y >g", `python3 -c 'import os; f=open("f","w"); f.write("new"); f.flush(); os.rename("f","g")'`},
+	{"rename dirty", "echo y >g", `/usr/bin/python3 -c 'import os; f=open("f","w"); f.write("new"); f.flush(); os.rename("f","g")'`},
 	{"rename dir", "mkdir -p a/b c d; echo x >a/b/f", "mv a/b c; mv -T c d"},
-	{"exchange", "echo x >f; mkdir d", `python3 -c 'import ctypes; ctypes.CDLL(None).renameat2(-100,b"f",-100,b"d",2)'`},
+	{"exchange", "echo x >f; mkdir d", `/usr/bin/python3 -c 'import ctypes; ctypes.CDLL(None).renameat2(-100,b"f",-100,b"d",2)'`},
 	{"link", "echo x >f", "ln f g"},
-	{"tmpfile", "", `python3 -c '
+	{"tmpfile", "", `/usr/bin/python3 -c '
 import os
 fd=os.open(".", os.O_TMPFILE|os.O_RDWR, 0o644)
 os.write(fd,b"whole")
@@ -132,10 +140,6 @@ func TestReview_CrashLocal(t *testing.T) {
 					cmd.Dir = a.path(dir)
 					out, _ = cmd.CombinedOutput()
 				})
-				if !killed {
-					t.Logf("%d instants", k-1)
-					break
-				}
 				a.start()
 				func() {
 					defer func() {
@@ -151,6 +155,10 @@ func TestReview_CrashLocal(t *testing.T) {
 						t.Error("no records")
 					}
 				}()
+				if !killed {
+					t.Logf("%d instants %s", k-1, out)
+					break
+				}
 			}
 		})
 	}
@@ -169,10 +177,6 @@ func TestReview_CrashApply(t *testing.T) {
 				sh(t, a.path(dir), c.op+"; true")
 				ends, groups := rUnit(a, b)
 				last, killed := killAt(b, k, func() { b.ch.Apply(t.Context(), testFileset, ends, groups) })
-				if !killed {
-					t.Logf("%d instants", k-1)
-					break
-				}
 				func() {
 					defer func() {
 						if t.Failed() {
@@ -183,6 +187,10 @@ func TestReview_CrashApply(t *testing.T) {
 					rPull(a, b)
 					rSame(t, a, b)
 				}()
+				if !killed {
+					t.Logf("%d instants", k-1)
+					break
+				}
 			}
 		})
 	}
@@ -207,10 +215,6 @@ func TestReview_CrashAccept(t *testing.T) {
 					rStage(b, sat, groups)
 					a.ch.Accept(t.Context(), testFileset, cat.Cache, state.Applied, groups)
 				})
-				if !killed {
-					t.Logf("%d instants", k-1)
-					break
-				}
 				func() {
 					defer func() {
 						if t.Failed() {
@@ -231,6 +235,10 @@ func TestReview_CrashAccept(t *testing.T) {
 					rPull(a, x) // somebody who only has the log
 					rSame(t, a, x)
 				}()
+				if !killed {
+					t.Logf("%d instants", k-1)
+					break
+				}
 			}
 		})
 	}

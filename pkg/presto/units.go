@@ -3,7 +3,6 @@ package presto
 import (
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,9 +31,27 @@ func (fs *fileset) applyUnit(ends []kml.Pos, groups []kml.Group) (channel.ApplyR
 	return channel.ApplyResult{Applied: fs.pos.applied, Confirmed: fs.pos.confirmed, Blocked: blocked}, err
 }
 
+// finishUnit completes a unit that could not be applied whole, for want of
+// space for example, and lets the fileset change again.
+func (fs *fileset) finishUnit() error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if err := fs.redoUnit(); err != nil {
+		return &channel.Error{Code: channel.ErrDamaged, Text: err.Error()}
+	}
+	fs.damage.Store(nil)
+	fs.log.Info("unit finished", "fileset", fs.name, "applied", fs.pos.applied.String())
+	return nil
+}
+
 func (fs *fileset) readyToApply(ends []kml.Pos, groups []kml.Group) error {
 	if d := fs.damage.Load(); d != nil {
-		return &channel.Error{Code: channel.ErrDamaged, Text: *d}
+		if fs.order == nil || fs.order.End().Seq <= fs.pos.applied.Seq {
+			return &channel.Error{Code: channel.ErrDamaged, Text: *d}
+		}
+		if err := fs.finishUnit(); err != nil {
+			return err
+		}
 	}
 	if len(groups) == 0 || len(ends) != len(groups) {
 		return &channel.Error{Code: channel.ErrInvalid, Text: "a unit has groups, and a position for each"}
@@ -48,9 +65,6 @@ func (fs *fileset) readyToApply(ends []kml.Pos, groups []kml.Group) error {
 		}
 	}
 	at := fs.pos.applied
-	if at != fs.order.End() {
-		return &channel.Error{Code: channel.ErrDamaged, Text: "the order log is ahead of the tree: mount again to finish the unit"}
-	}
 	if ends[0].Seq != at.Seq+1 || fs.order.Header().Epoch != ends[0].Epoch {
 		return &channel.Error{Code: channel.ErrPosition, Text: fmt.Sprintf("unit begins at %s, this replica is at %s", ends[0], at)}
 	}
@@ -72,7 +86,7 @@ func (fs *fileset) applyLocked(a *applier, ends []kml.Pos, groups []kml.Group) (
 	for i := range groups {
 		if err := fs.takeGroup(a, ends[i], &groups[i], 0); err != nil {
 			// The log has the unit and the tree a part of it: only finishing it
-			// helps, and the next mount does.
+			// helps. The next unit tries, and the next mount.
 			fs.broken("apply "+ends[i].String(), err)
 			return nil, err
 		}
@@ -285,24 +299,10 @@ func (fs *fileset) handleOfID(id kml.ObjectID) (handle, bool) {
 // peer.
 func (fs *fileset) touchesSince(base kml.Pos, peer kml.UUID) (*merge.TouchSet, error) {
 	set := merge.NewTouchSet()
-	rd, err := fs.order.ReadFrom(base.Seq)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		f, err := rd.Next()
-		if err == io.EOF {
-			return set, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		g, err := kml.DecodeGroup(f.Body)
-		if err != nil {
-			return nil, err
-		}
+	return set, eachGroup(fs.order, base.Seq, func(f *kml.Frame, g *kml.Group) error {
 		if g.Origin != peer {
-			set.Add(f.Pos.Seq, &g)
+			set.Add(f.Pos.Seq, g)
 		}
-	}
+		return nil
+	})
 }
