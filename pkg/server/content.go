@@ -21,21 +21,21 @@ func (c *session) content(ctx context.Context, req wire.ContentRequest, w wire.F
 		return w.Flush()
 	}
 	v := ship.Version{Object: req.Object, Root: req.Root, Size: req.Size}
-	f, token, err := c.source.Open(ctx, v, beat)
+	o, err := c.source.Open(ctx, v, beat)
 	if errors.Is(err, ship.ErrGone) {
 		return wire.Errorf(wire.CodeGone, "content %v was replaced meanwhile", req.ID)
 	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if err := ship.SendFile(ctx, f, req, w, nil); err != nil {
+	defer o.File.Close()
+	if err := ship.SendFile(ctx, o.File, req, w, nil); err != nil {
 		if errors.Is(err, content.ErrShort) {
 			return wire.Errorf(wire.CodeGone, "content %v was replaced meanwhile", req.ID)
 		}
 		return ended(ctx, err)
 	}
-	still, err := ship.Still(f, token)
+	still, err := o.Still()
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,8 @@ type origins struct {
 	all  map[kml.UUID]origin
 	upTo kml.Pos // of the order: what is summed up
 	own  kml.UUID
+
+	saving sync.Mutex // one save at a time, the later one with the later state
 }
 
 // originsFile lies in the stage folder, beside the contents.
@@ -112,6 +114,8 @@ func (o *origins) read(p *ship.Port) error {
 
 // save writes the file. It is durable with the next Sync.
 func (o *origins) save(p *ship.Port) error {
+	o.saving.Lock()
+	defer o.saving.Unlock()
 	o.mu.Lock()
 	saved := savedOrigins{UpTo: wire.Pos(o.upTo), All: make(map[string]savedOrigin)}
 	for uuid, e := range o.all {
