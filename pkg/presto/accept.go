@@ -31,7 +31,20 @@ func (fs *fileset) accept(peer kml.UUID, base kml.Pos, groups []kml.Group) (chan
 	fs.logMu.Lock()
 	defer fs.logMu.Unlock()
 	res.End = fs.order.End()
-	return res, err
+	return res, errors.Join(err, fs.syncOrder())
+}
+
+// syncOrder makes the order log durable and stores that. Called with logMu.
+func (fs *fileset) syncOrder() error {
+	if fs.order == nil || !fs.server() {
+		return nil
+	}
+	end := fs.order.End()
+	if err := fs.order.Sync(); err != nil {
+		return err
+	}
+	fs.synced = end
+	return fs.storePos()
 }
 
 func (fs *fileset) readyToAccept(peer kml.UUID, base kml.Pos, groups []kml.Group) error {
@@ -58,13 +71,21 @@ func (fs *fileset) readyToAccept(peer kml.UUID, base kml.Pos, groups []kml.Group
 func (fs *fileset) acceptLocked(a *applier, peer kml.UUID, base kml.Pos, groups []kml.Group) (res channel.AcceptResult, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	since, err := fs.touchesSince(base, peer)
+	since, taken, err := fs.touchesSince(base, peer)
 	if err != nil {
 		return res, err
 	}
 	unlogged := fs.unlogged()
 	for i := range groups {
 		g := &groups[i]
+		if g.Last <= taken {
+			res.Accepted++ // the answer to an earlier push was lost
+			continue
+		}
+		if g.First <= taken {
+			res.OverlapAt = fs.order.End().Seq
+			return res, nil
+		}
 		if o, yes := since.Overlaps(g); yes {
 			res.OverlapAt = o.Held.Seq
 			return res, nil
@@ -99,23 +120,24 @@ func (fs *fileset) acceptGroup(a *applier, g *kml.Group) error {
 	if err := fs.orderSpace.room(fs.order.EndOffset(), int64(len(body))+frameRoom, false); err != nil {
 		return fmt.Errorf("no space for the order log: %w", err)
 	}
+	one := newApplier(fs, []kml.Group{*g})
+	if err := one.ready(); err != nil {
+		return err
+	}
 	if err := fs.noteAccept(body); err != nil {
 		return err
 	}
-	one := newApplier(fs, []kml.Group{*g})
-	one.made = a.made
-	if err := fs.applyAccepted(one, g, 0); err != nil {
-		return err
-	}
-	a.made = one.made
+	err = fs.applyAccepted(one, g, 0)
 	a.stale.content = append(a.stale.content, one.stale.content...)
 	a.stale.attrs = append(a.stale.attrs, one.stale.attrs...)
-	return nil
+	return err
 }
 
 // applyAccepted applies a group from record skip on and appends it. If it turns
-// out that it can't be done whole, what was done is what the order gets: tree
-// and log never differ.
+// out that it can't be done whole (the bottom is full, or can't hold an xattr),
+// what was done is what the order gets, for as many changes of the peer: tree and
+// log never differ, the rest stays pending there. The chain value of its log at
+// that place is not known here and left zero.
 func (fs *fileset) applyAccepted(a *applier, g *kml.Group, skip int) error {
 	var failed error
 	for i := skip; i < len(g.Records); i++ {
@@ -124,6 +146,7 @@ func (fs *fileset) applyAccepted(a *applier, g *kml.Group, skip int) error {
 				return fs.dropAccept(failed)
 			}
 			g.Records = g.Records[:i]
+			g.Last, g.Chain = g.Records[i-1].Seq, kml.Chain{}
 			break
 		}
 		a.redo = false
@@ -221,6 +244,9 @@ func (fs *fileset) possible(g *kml.Group) string {
 				return fmt.Sprintf("%s: the name %q is reserved", r.Op, n.Name)
 			}
 		}
+		if !fs.inside(r.Object, r.Where) || !fs.inside(r.Replaced, r.To) || !fs.inside(r.Where.Parent) || !fs.inside(r.To.Parent) {
+			return fmt.Sprintf("%s of %s (%q): that is not in fileset %s", r.Op, r.Object, r.Where.Name, fs.name)
+		}
 		if (r.Op == kml.OpRename || r.Op == kml.OpExchange) && r.Where.Parent != r.To.Parent && fs.below(r.To.Parent, r.Object) {
 			return fmt.Sprintf("RENAME of %q would move a directory below itself", r.Where.Name)
 		}
@@ -240,7 +266,11 @@ func (fs *fileset) below(id, anc kml.ObjectID) bool {
 	if err != nil {
 		return false // made by the group itself, or refused when applied
 	}
-	for depth := 0; h != fs.rootH && depth < 4096; depth++ {
+	for depth := 0; depth < 4096; depth++ {
+		if fs.ids.roots[h] { // ours, or that of another fileset of the cache
+			unix.Close(fd)
+			return h == fs.rootH && anc == kml.RootID
+		}
 		up, err := openRetry(fd, "..", unix.O_PATH|unix.O_DIRECTORY, 0)
 		unix.Close(fd)
 		if err != nil {

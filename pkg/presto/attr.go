@@ -101,9 +101,15 @@ func applyAttr(in *fuse.SetAttrIn, fd int) error {
 	return applyTimes(in, fd)
 }
 
+// maxSeconds is the farthest from 1970, both ways, that the log can say to the
+// nanosecond: 292 years. A farther mtime becomes that one here too, so that all
+// replicas have the same.
+const maxSeconds = 9_223_372_035
+
 func applyTimes(in *fuse.SetAttrIn, fd int) error {
 	var at, mt *unix.Timespec
 	now := &unix.Timespec{Nsec: unix.UTIME_NOW}
+	in.Mtime = uint64(min(max(int64(in.Mtime), -maxSeconds), maxSeconds))
 	if in.Valid&fuse.FATTR_ATIME != 0 {
 		at = &unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
 		if in.Valid&fuse.FATTR_ATIME_NOW != 0 {
@@ -168,8 +174,8 @@ func picked(valid kml.Valid, st *unix.Statx_t) kml.Attr {
 	return a
 }
 
-// truncate sets the size. On an open file it joins the file's CLOSE, alone it is
-// one.
+// truncate sets the size. Through an open file it joins the file's CLOSE; by name
+// it is one.
 func (f *filter) truncate(in *fuse.SetAttrIn, fd int, h handle, id kml.ObjectID, was *unix.Statx_t, size int64) error {
 	w, err := f.fs.openForWrite(h, id, was, credOf(&in.InHeader), f.fs.hint(h, kml.Name{}))
 	if err != nil {
@@ -185,10 +191,8 @@ func (f *filter) truncate(in *fuse.SetAttrIn, fd int, h handle, id kml.ObjectID,
 	if err != nil {
 		return err
 	}
-	f.fs.wmu.Lock()
-	alone := w.writers == 1
-	f.fs.wmu.Unlock()
-	if !alone {
+	if fl := f.file(in.Fh); in.Valid&fuse.FATTR_FH != 0 && fl != nil {
+		fl.wrote.Store(true)
 		return nil
 	}
 	return f.fs.logCloseLocked(w)

@@ -1,6 +1,7 @@
 package presto
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,9 @@ func (a *applier) create(origin kml.UUID, r *kml.Record) error {
 	}
 	stage := int(a.fs.stage.Fd())
 	if err := unix.Renameat2(stage, tmp, d.fd, r.Where.Name, unix.RENAME_NOREPLACE); err != nil {
+		if !a.filled[r.Object] {
+			err = errors.Join(err, unlinkAny(stage, tmp))
+		}
 		return fmt.Errorf("give %q its name: %w", r.Where.Name, err)
 	}
 	return a.stamp(d, r.Where.Parent, r.ParentAfter)
@@ -46,8 +50,7 @@ func (a *applier) create(origin kml.UUID, r *kml.Record) error {
 // returns.
 func (a *applier) makeStaged(origin kml.UUID, r *kml.Record) (string, error) {
 	stage := int(a.fs.stage.Fd())
-	a.made++
-	tmp := fmt.Sprintf("new.%d", a.made)
+	tmp := fmt.Sprintf("new.%d", a.fs.made.Add(1))
 	mtime := r.Attr.Mtime
 	mode := r.Attr.Mode
 	var err error
@@ -76,7 +79,22 @@ func (a *applier) makeStaged(origin kml.UUID, r *kml.Record) (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd)
-	return tmp, a.dress(fd, r.Object, &r.Attr, mtime, r.Xattrs)
+	if err := a.dress(fd, r.Object, &r.Attr, mtime, r.Xattrs); err != nil {
+		if !a.filled[r.Object] {
+			err = errors.Join(err, unlinkAny(stage, tmp))
+		}
+		return "", err
+	}
+	return tmp, nil
+}
+
+// unlinkAny removes a name, of an empty directory too.
+func unlinkAny(dirfd int, name string) error {
+	err := unix.Unlinkat(dirfd, name, 0)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
+		err = unix.Unlinkat(dirfd, name, unix.AT_REMOVEDIR)
+	}
+	return err
 }
 
 func (a *applier) emptyStaged(name string) error {

@@ -149,7 +149,10 @@ func statFD(fd int) (unix.Statx_t, error) {
 	return st, err
 }
 
-func nanos(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
+// nanos is exact for 292 years around 1970, and the nearest that there is beyond.
+func nanos(t unix.StatxTimestamp) int64 {
+	return min(max(t.Sec, -maxSeconds), maxSeconds)*1e9 + int64(t.Nsec)
+}
 
 func timespec(ns int64) unix.Timespec {
 	sec := ns / 1e9

@@ -33,7 +33,6 @@ type applier struct {
 	used []string
 	// redo is set for the one record that a crash may have left done or not.
 	redo bool
-	made int
 }
 
 // version is a CLOSE: whose, which, and how many bytes.
@@ -101,6 +100,24 @@ func (a *applier) foresee(origin kml.UUID, r *kml.Record) {
 			a.removed[r.Replaced] = true
 		}
 	}
+}
+
+// ready makes sure that the content of every version that will be seen is
+// staged, while nothing has been done yet.
+func (a *applier) ready() error {
+	for id, v := range a.later {
+		if v.size == 0 || a.removed[id] {
+			continue
+		}
+		name := channel.StageName(v.origin, v.seq)
+		var st unix.Stat_t
+		err := unix.Fstatat(int(a.fs.stage.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && st.Size == v.size {
+			continue
+		}
+		return &channel.Error{Code: channel.ErrInvalid, Text: fmt.Sprintf("content of CLOSE %d of %s, %d bytes, is not staged", v.seq, id, v.size)}
+	}
+	return nil
 }
 
 // unexpected is a tree that is not what the log says: never guessed at.

@@ -20,7 +20,7 @@ type file struct {
 // bottomFlags are the flags of an application's open that the bottom gets: what
 // the kernel has done already, or does with offsets of its own, is left out.
 func bottomFlags(flags int) int {
-	return flags & (unix.O_ACCMODE | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC)
+	return flags & (unix.O_ACCMODE | unix.O_SYNC | unix.O_DSYNC)
 }
 
 func (f *filter) enter(v any) uint64 {
@@ -46,7 +46,7 @@ func (f *filter) openFlags(fl *file, flags uint32) uint32 {
 }
 
 func (f *filter) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	write := in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0
+	write := in.Flags&unix.O_ACCMODE != unix.O_RDONLY
 	if write {
 		if err := f.begin(false); err != nil {
 			return status(err)
@@ -61,7 +61,7 @@ func (f *filter) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	}
 	fl := &file{h: h}
 	var err error
-	if fl.fd, err = f.fs.b.open(h, bottomFlags(int(in.Flags))&^unix.O_TRUNC); err != nil {
+	if fl.fd, err = f.fs.b.open(h, bottomFlags(int(in.Flags))); err != nil {
 		return status(err)
 	}
 	if write {
@@ -75,8 +75,8 @@ func (f *filter) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	return fuse.OK
 }
 
-// openWriter enters the file as being written before the first write can come,
-// and empties it where that was asked for.
+// openWriter enters the file as being written before the first write can come.
+// The kernel empties it, where that was asked for, by a SETATTR.
 func (f *filter) openWriter(fl *file, in *fuse.OpenIn) error {
 	st, err := statFD(fl.fd)
 	if err != nil {
@@ -86,28 +86,15 @@ func (f *filter) openWriter(fl *file, in *fuse.OpenIn) error {
 	if err != nil {
 		return err
 	}
+	if h, ok := f.fs.handleOfID(id); st.Nlink == 0 && ok && h != fl.h && f.fs.writerOf(fl.h) == nil {
+		return unix.ESTALE // the object has another inode by now: this one is an old version
+	}
 	w, err := f.fs.openForWrite(fl.h, id, &st, credOf(&in.InHeader), f.fs.hint(fl.h, kml.Name{}))
 	if err != nil {
 		return err
 	}
 	fl.w = w
-	if in.Flags&unix.O_TRUNC == 0 {
-		return nil
-	}
-	if err := f.emptyFile(fl); err != nil {
-		f.fs.closeWriter(w)
-		return err
-	}
 	return nil
-}
-
-// emptyFile counts as a write even of an empty file: it sets the times.
-func (f *filter) emptyFile(fl *file) error {
-	fl.w.gate.RLock()
-	defer fl.w.gate.RUnlock()
-	fl.w.dirty.Store(true)
-	fl.wrote.Store(true)
-	return unix.Truncate(procPath(fl.fd), 0)
 }
 
 func (f *filter) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -234,13 +221,23 @@ func (f *filter) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	unix.Close(fl.fd)
 }
 
-// Fsync makes the file durable, and the records that speak of it.
+// Fsync logs what was written, and makes the file and its records durable.
 func (f *filter) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	fl := f.file(in.Fh)
 	if fl == nil {
 		return fuse.EBADF
 	}
-	var err error
+	err := func() error {
+		if fl.w == nil {
+			return nil
+		}
+		f.fs.mu.RLock()
+		defer f.fs.mu.RUnlock()
+		return f.fs.logClose(fl.w)
+	}()
+	if err != nil {
+		return status(err)
+	}
 	if in.FsyncFlags&1 != 0 {
 		err = unix.Fdatasync(fl.fd)
 	} else {

@@ -19,23 +19,25 @@ import (
 
 // fileset is one fileset of the cache with its logs.
 type fileset struct {
-	ctx     context.Context // ends with the presto
-	log     *slog.Logger
-	dir     *cache.Fileset
-	name    string
-	owner   kml.UUID // of the cache
-	b       *bottom
-	dirs    *dirs
-	ids     *ids
-	lml     *lml
-	control *os.File
-	stage   *os.File
-	root    *os.File
-	rootH   handle
-	nodes   *nodes
-	hints   *lru[handle, kml.Name]
-	hidden  map[string]bool // names in the root that are not the fileset's
-	notify  func(channel.Event)
+	ctx        context.Context // ends with the presto
+	log        *slog.Logger
+	dir        *cache.Fileset
+	name       string
+	owner      kml.UUID // of the cache
+	b          *bottom
+	dirs       *dirs
+	ids        *ids
+	lml        *lml
+	control    *os.File
+	stage      *os.File
+	root       *os.File
+	rootH      handle
+	nodes      *nodes
+	hints      *lru[handle, kml.Name]
+	hidden     map[string]bool // names in the root that are not the fileset's
+	hiddenDirs uint32          // how many of them there are, all folders: the root's link count has them
+	alone      bool            // the cache has no other fileset
+	notify     func(channel.Event)
 
 	applyMu sync.Mutex
 	mu      sync.RWMutex
@@ -54,6 +56,7 @@ type fileset struct {
 	order                *kml.Log // nil until a daemon said what this host is
 	kmlSpace, orderSpace *space
 	pos                  position
+	synced               kml.Pos // server: end of the order log that is durable
 	pending              *merge.TouchSet
 	pendingN             uint64
 	oldest               int64
@@ -63,6 +66,7 @@ type fileset struct {
 	buf                  []byte
 	damage               atomic.Pointer[string]
 	tick                 atomic.Int64 // last time given to an intent
+	made                 atomic.Int64 // objects made in the stage folder
 
 	kernel *kernelCaches // nil while not mounted
 	mount  string

@@ -159,6 +159,9 @@ func (f *filter) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 		return status(err)
 	}
 	fillAttr(&out.Attr, &st)
+	if in.NodeId == rootNode {
+		out.Nlink -= f.fs.hiddenDirs
+	}
 	out.SetTimeout(cacheTimeout)
 	return fuse.OK
 }

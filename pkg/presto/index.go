@@ -20,6 +20,7 @@ import (
 // the table many at a time.
 type index struct {
 	mu      sync.Mutex
+	path    string
 	db      *bolt.DB
 	journal *os.File
 	size    int64
@@ -37,17 +38,29 @@ const (
 	flushAt      = 8192
 )
 
-// openIndex opens the table at path with its journal. Complete is false where
-// entries may lack and the caller has to rebuild: it was made new, is damaged,
-// or the machine went down before it was closed.
+// openIndex opens the table at path with its journal, which it takes over if it
+// succeeds. Complete is false where entries may lack and the caller has to
+// rebuild: it was made new, is damaged, or the machine went down before it was
+// closed.
 func openIndex(path string, journal *os.File, boot string) (ix *index, complete bool, err error) {
+	for range 2 {
+		ix, complete, err = tryIndex(path, journal, boot)
+		if !errors.Is(err, errDamaged) {
+			return ix, complete, err
+		}
+		// tryIndex has put the damaged table aside.
+	}
+	return nil, false, err
+}
+
+func tryIndex(path string, journal *os.File, boot string) (*index, bool, error) {
 	db, made, err := openTable(path)
 	if err != nil {
 		return nil, false, err
 	}
-	ix = &index{db: db, journal: journal, fresh: map[kml.ObjectID]handle{}}
-	complete = !made
-	err = db.Update(func(tx *bolt.Tx) error {
+	ix := &index{path: path, db: db, journal: journal, fresh: map[kml.ObjectID]handle{}}
+	complete := !made
+	err = ix.guarded(db.Update, func(tx *bolt.Tx) error {
 		for _, b := range [][]byte{bucketIDs, bucketMeta} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
@@ -59,13 +72,11 @@ func openIndex(path string, journal *os.File, boot string) (ix *index, complete 
 		}
 		return m.Put(keyBoot, []byte(boot))
 	})
-	if err != nil {
-		db.Close()
-		return nil, false, fmt.Errorf("open index of object ids: %w", err)
+	if err == nil {
+		err = ix.replay()
 	}
-	if err := ix.replay(); err != nil {
-		db.Close()
-		return nil, false, err
+	if err != nil {
+		return nil, false, errors.Join(fmt.Errorf("open index of object ids: %w", err), db.Close())
 	}
 	return ix, complete, nil
 }
@@ -73,7 +84,9 @@ func openIndex(path string, journal *os.File, boot string) (ix *index, complete 
 func openTable(path string) (*bolt.DB, bool, error) {
 	_, err := os.Stat(path)
 	made := errors.Is(err, os.ErrNotExist)
-	opts := &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true, NoSync: true}
+	// The free list is in the file: finding it by a scan would panic on a damaged
+	// page in a goroutine of bolt's own.
+	opts := &bolt.Options{FreelistType: bolt.FreelistMapType, NoSync: true}
 	db, err := openBolt(path, opts)
 	if err == nil {
 		return db, made, nil
@@ -87,6 +100,21 @@ func openTable(path string) (*bolt.DB, bool, error) {
 		return nil, false, fmt.Errorf("make index of object ids: %w", err)
 	}
 	return db, true, nil
+}
+
+// errDamaged is a table that can't be used any more. It is made again at the next
+// mount.
+var errDamaged = errors.New("index of object ids is damaged")
+
+// guarded runs a transaction. A panic in it, which is what a damaged page leads
+// to, is an error, and the table is put aside.
+func (ix *index) guarded(run func(func(*bolt.Tx) error) error, do func(*bolt.Tx) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = errors.Join(fmt.Errorf("%w: %v", errDamaged, r), os.Rename(ix.path, ix.path+".bad"))
+		}
+	}()
+	return run(do)
 }
 
 // openBolt turns the panics that a damaged file causes into an error.
@@ -156,7 +184,7 @@ func (ix *index) get(id kml.ObjectID) (handle, bool, error) {
 	}
 	var h handle
 	var ok bool
-	err := ix.db.View(func(tx *bolt.Tx) error {
+	err := ix.guarded(ix.db.View, func(tx *bolt.Tx) error {
 		var key [idSize]byte
 		v := tx.Bucket(bucketIDs).Get(appendID(key[:0], id))
 		if len(v) == 12 {
@@ -170,7 +198,7 @@ func (ix *index) get(id kml.ObjectID) (handle, bool, error) {
 // flush moves the journal into the table. Called with the lock, or alone.
 func (ix *index) flush() error {
 	if len(ix.fresh) > 0 {
-		err := ix.db.Update(func(tx *bolt.Tx) error {
+		err := ix.guarded(ix.db.Update, func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketIDs)
 			for id, h := range ix.fresh {
 				key := appendID(nil, id)
@@ -204,7 +232,7 @@ func (ix *index) close() error {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	err := ix.flush()
-	err = errors.Join(err, ix.db.Update(func(tx *bolt.Tx) error {
+	err = errors.Join(err, ix.guarded(ix.db.Update, func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyBoot, nil)
 	}), ix.db.Sync(), ix.db.Close(), ix.journal.Close())
 	return err

@@ -116,7 +116,7 @@ func (fs *fileset) makeIn(d *dir, b *birth) (n born, err error) {
 	if n.fd, err = createAt(d.fd, b, mode); err != nil {
 		return n, err
 	}
-	if err := fs.finishBirth(d, b, &n, mode, b.caller.Uid, gid); err != nil {
+	if err := fs.finishBirth(d, b, &n, b.caller.Uid, gid); err != nil {
 		fs.unmake(d, b, &n)
 		return n, err
 	}
@@ -157,18 +157,21 @@ func openRetry(dirfd int, name string, flags int, mode uint32) (int, error) {
 
 // finishBirth gives the new object its owner before anybody can see it: the
 // kernel holds the parent until we reply.
-func (fs *fileset) finishBirth(d *dir, b *birth, n *born, mode, uid, gid uint32) error {
-	if uid != 0 || gid != 0 {
+func (fs *fileset) finishBirth(d *dir, b *birth, n *born, uid, gid uint32) error {
+	st, err := statAt(d.fd, b.name)
+	if err != nil {
+		return err
+	}
+	if st.Uid != uid || st.Gid != gid {
 		if err := unix.Fchownat(d.fd, b.name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
-		if b.op != kml.OpMkdir && b.op != kml.OpSymlink && mode&0o6000 != 0 { // cleared by chown
-			if err := unix.Fchmodat(d.fd, b.name, mode&0o7777, 0); err != nil {
+		if b.op != kml.OpMkdir && b.op != kml.OpSymlink && st.Mode&0o6000 != 0 { // cleared by chown
+			if err := unix.Fchmodat(d.fd, b.name, uint32(st.Mode)&0o7777, 0); err != nil {
 				return err
 			}
 		}
 	}
-	var err error
 	if n.h, err = fs.b.handleAt(d.fd, b.name); err != nil {
 		return err
 	}
@@ -237,7 +240,9 @@ func (f *filter) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *
 		openFlags: int(in.Flags), caller: &in.InHeader}
 	n, err := f.make(b, &out.EntryOut)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
-		return f.openExisting(in, name, out)
+		// The name came into being since the kernel looked: it has to look again,
+		// and check whether the caller may open what is there.
+		return fuse.Status(unix.ESTALE)
 	}
 	if err != nil {
 		return status(err)
@@ -259,19 +264,6 @@ func (f *filter) hand(n *born, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	out.Fh = f.enter(fl)
 	out.OpenFlags = f.openFlags(fl, in.Flags)
 	return nil
-}
-
-// openExisting serves a CREATE of a name that came into being elsewhere.
-func (f *filter) openExisting(in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	if s := f.Lookup(nil, &in.InHeader, name, &out.EntryOut); s != fuse.OK {
-		return s
-	}
-	if out.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fuse.Status(unix.EEXIST)
-	}
-	open := fuse.OpenIn{InHeader: in.InHeader, Flags: in.Flags &^ unix.O_CREAT}
-	open.NodeId = out.NodeId
-	return f.Open(nil, &open, &out.OpenOut)
 }
 
 // Tmpfile makes a file without a name. It is logged when it gets one.
@@ -312,17 +304,32 @@ func (fs *fileset) makeTmpfile(d *dir, in *fuse.CreateIn) (n born, err error) {
 	if n.fd, err = openRetry(d.fd, ".", bottomFlags(int(in.Flags))|unix.O_TMPFILE, mode); err != nil {
 		return n, err
 	}
-	if err = chownFD(n.fd, int(in.Uid), int(gid)); err == nil {
-		if err = unix.Fchmod(n.fd, mode); err == nil || acl {
-			if n.st, err = statFD(n.fd); err == nil {
-				if n.h, err = fs.b.handleOf(n.fd); err == nil {
-					n.id, err = fs.ids.born(n.h, n.fd, nanos(n.st.Btime))
-				}
-			}
-		}
-	}
-	if err != nil {
+	if err = fs.ownTmpfile(&n, in.Uid, gid); err != nil {
 		unix.Close(n.fd)
 	}
 	return n, err
+}
+
+// ownTmpfile gives a file without a name its owner and identity.
+func (fs *fileset) ownTmpfile(n *born, uid, gid uint32) error {
+	st, err := statFD(n.fd)
+	if err != nil {
+		return err
+	}
+	if err := chownFD(n.fd, int(uid), int(gid)); err != nil {
+		return err
+	}
+	if st.Mode&0o6000 != 0 {
+		if err := unix.Fchmod(n.fd, uint32(st.Mode)&0o7777); err != nil {
+			return err
+		}
+	}
+	if n.st, err = statFD(n.fd); err != nil {
+		return err
+	}
+	if n.h, err = fs.b.handleOf(n.fd); err != nil {
+		return err
+	}
+	n.id, err = fs.ids.born(n.h, n.fd, nanos(n.st.Btime))
+	return err
 }

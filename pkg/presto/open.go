@@ -24,7 +24,7 @@ func (p *Presto) openFileset(ctx context.Context, name string, ids *ids, dirs *d
 	fs := &fileset{ctx: ctx, log: p.log, dir: d, name: name, owner: p.cache.Info().UUID, b: p.bottom, dirs: dirs, ids: ids,
 		control: d.Control, root: d.Root, hints: newLRU[handle, kml.Name](32768, nil),
 		hidden: map[string]bool{cache.ControlDir: true, "lost+found": true}, notify: p.channel.Notify,
-		writing: map[handle]*writing{}, hot: map[dirent]int{}, info: d.Info, pending: merge.NewTouchSet(),
+		alone: len(p.cache.Filesets()) == 1, writing: map[handle]*writing{}, hot: map[dirent]int{}, info: d.Info, pending: merge.NewTouchSet(),
 		unbound: map[kml.ObjectID]uint64{}, captured: map[uint64]channel.Token{}}
 	if err := fs.open(); err != nil {
 		return nil, errors.Join(err, fs.close())
@@ -36,6 +36,11 @@ func (p *Presto) openFileset(ctx context.Context, name string, ids *ids, dirs *d
 func (fs *fileset) open() (err error) {
 	if fs.rootH, err = fs.b.handleOf(int(fs.root.Fd())); err != nil {
 		return err
+	}
+	for name := range fs.hidden {
+		if _, err := fs.b.handleAt(int(fs.root.Fd()), name); err == nil && fs.b.fsType != "btrfs" {
+			fs.hiddenDirs++
+		}
 	}
 	fs.nodes = newNodes(fs.rootH)
 	fs.ids.pin(fs.rootH)
@@ -148,7 +153,7 @@ func (fs *fileset) startOrder(epoch uint32) error {
 	defer fs.logMu.Unlock()
 	fs.order = l
 	fs.pos.applied = l.End()
-	return fs.pos.store(fs.control)
+	return fs.storePos()
 }
 
 // attach notes what this host is for the fileset. The first daemon says so; it
@@ -237,7 +242,7 @@ func (fs *fileset) sequencePending() error {
 	}
 	fs.pending, fs.pendingN = merge.NewTouchSet(), 0
 	fs.announce()
-	return fs.pos.store(fs.control)
+	return fs.storePos()
 }
 
 // close writes what is in memory and closes the files.
@@ -246,8 +251,9 @@ func (fs *fileset) close() error {
 	fs.logMu.Lock()
 	defer fs.logMu.Unlock()
 	if fs.lml != nil { // recovered: what is in memory is true
+		errs = append(errs, fs.syncOrder())
 		fs.pos.unbound = fs.firstUnbound()
-		errs = append(errs, fs.pos.store(fs.control), fs.lml.close())
+		errs = append(errs, fs.storePos(), fs.lml.close())
 	}
 	for _, l := range []*kml.Log{fs.kml, fs.order} {
 		if l != nil {

@@ -49,6 +49,17 @@ func (p *position) store(control *os.File) error {
 	return nil
 }
 
+// storePos stores the position. On the server the order log is not synced for
+// every change, and the stored position must not be beyond what a power loss
+// leaves of it: there it is where the log was last known to be durable.
+func (fs *fileset) storePos() error {
+	p := fs.pos
+	if fs.server() {
+		p.applied = fs.synced
+	}
+	return p.store(fs.control)
+}
+
 // loadPosition is the zero position where none was stored yet.
 func loadPosition(control *os.File) (position, error) {
 	var b [positionSize + 1]byte

@@ -102,6 +102,9 @@ func (p *Presto) start(ctx context.Context) error {
 			return fmt.Errorf("fileset %s: log the tree that was there before: %w", info.Name, err)
 		}
 	}
+	if err := p.seal(); err != nil {
+		return err
+	}
 	if p.listener, err = channel.Listen(filepath.Join(p.opts.RunDir, strconv.Itoa(p.opts.Channel))); err != nil {
 		return err
 	}
@@ -177,7 +180,7 @@ func mountOptions(log *slog.Logger) *fuse.MountOptions {
 	return &fuse.MountOptions{
 		MaxWrite: 1 << 20, MaxBackground: 64, EnableAcl: true, DisableSplice: true,
 		ExplicitDataCacheControl: true, EnableSymlinkCaching: true,
-		ExtraCapabilities:    fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_READDIRPLUS_AUTO,
+		ExtraCapabilities:    fuse.CAP_DONT_MASK | fuse.CAP_READDIRPLUS_AUTO,
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
 		Logger:               slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}

@@ -80,6 +80,7 @@ func (fs *fileset) findConfirmed() error {
 		}
 		return nil
 	})
+	fs.synced = fs.pos.applied
 	fs.pos.applied = fs.order.End()
 	return err
 }
@@ -221,8 +222,10 @@ func (fs *fileset) recoverBirth(in *intent, r *kml.Record) error {
 	if err := chownFD(fd, int(in.owner), int(in.grp)); err != nil {
 		return err
 	}
-	if in.op != kml.OpSymlink {
-		if err := chmodFD(fd, in.mode|uint32(n.st.Mode)&unix.S_ISGID); err != nil {
+	// The bottom gave it its mode, as umask and default ACL have it; a change of
+	// owner takes the set-id bits from a file.
+	if want := uint32(n.st.Mode) | in.mode&0o6000; in.op != kml.OpSymlink && in.mode&0o6000 != 0 {
+		if err := chmodFD(fd, want); err != nil {
 			return err
 		}
 	}
@@ -394,11 +397,7 @@ func (fs *fileset) cleanStage() error {
 		if !strings.HasPrefix(name, "new.") {
 			continue
 		}
-		err := unix.Unlinkat(int(fs.stage.Fd()), name, 0)
-		if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
-			err = unix.Unlinkat(int(fs.stage.Fd()), name, unix.AT_REMOVEDIR)
-		}
-		if err != nil {
+		if err := unlinkAny(int(fs.stage.Fd()), name); err != nil {
 			return fmt.Errorf("clean stage: %w", err)
 		}
 	}

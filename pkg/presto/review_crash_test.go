@@ -112,7 +112,7 @@ var crashOps = []struct{ name, setup, op string }{
 import os
 fd=os.open(".", os.O_TMPFILE|os.O_RDWR, 0o644)
 os.write(fd,b"whole")
-os.link("/proc/self/fd/%d"%fd,"t",follow_symlinks=True)'`},
+import ctypes; r=ctypes.CDLL(None).linkat(-100,b"/proc/self/fd/%d"%fd,-100,b"t",0x400); assert r==0'`},
 	{"chmod", "echo x >f", "chmod 4711 f"},
 	{"chown", "echo x >f; chmod 4711 f", "chown 5:6 f"},
 	{"touch", "echo x >f", "touch -d 2001-01-01 f"},
@@ -207,12 +207,12 @@ func TestReview_CrashAccept(t *testing.T) {
 				sh(t, a.mnt, "mkdir "+dir+"; cd "+dir+"; "+c.setup)
 				rPull(a, b)
 				sh(t, b.path(dir), c.op+"; true")
+				cat, sat := b.attach(channel.RoleClient), a.attach(channel.RoleServer)
+				b.ch.Barrier(t.Context(), testFileset)
+				state := b.info()
+				groups := rPending(b, cat)
+				rStage(b, sat, groups)
 				last, killed := killAt(a, k, func() {
-					cat, sat := b.attach(channel.RoleClient), a.attach(channel.RoleServer)
-					b.ch.Barrier(t.Context(), testFileset)
-					state := b.info()
-					groups := rPending(b, cat)
-					rStage(b, sat, groups)
 					a.ch.Accept(t.Context(), testFileset, cat.Cache, state.Applied, groups)
 				})
 				func() {

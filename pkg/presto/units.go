@@ -20,10 +20,17 @@ func (fs *fileset) applyUnit(ends []kml.Pos, groups []kml.Group) (channel.ApplyR
 	if err := fs.readyToApply(ends, groups); err != nil {
 		return channel.ApplyResult{}, err
 	}
+	a := newApplier(fs, groups)
+	if err := a.ready(); err != nil {
+		return channel.ApplyResult{}, err
+	}
 	names := fs.namesOf(groups)
 	fs.heat(names)
-	a := newApplier(fs, groups)
 	blocked, err := fs.applyLocked(a, ends, groups)
+	for wait := time.Millisecond; blocked != nil && blocked.OwnSeq == 0 && err == nil && wait < patience; wait *= 2 {
+		time.Sleep(wait) // a file whose RELEASE is under way is no conflict
+		blocked, err = fs.applyLocked(a, ends, groups)
+	}
 	fs.cool(names)
 	a.stale.tell(fs.kernel)
 	fs.logMu.Lock()
@@ -71,6 +78,9 @@ func (fs *fileset) readyToApply(ends []kml.Pos, groups []kml.Group) error {
 	return nil
 }
 
+// patience is how long a unit waits for a file that is being closed.
+const patience = 300 * time.Millisecond
+
 // applyLocked checks the unit against our pending changes and applies it while
 // nothing else changes the tree.
 func (fs *fileset) applyLocked(a *applier, ends []kml.Pos, groups []kml.Group) (*channel.Blocked, error) {
@@ -81,6 +91,10 @@ func (fs *fileset) applyLocked(a *applier, ends []kml.Pos, groups []kml.Group) (
 		return blocked, err
 	}
 	if err := fs.logUnit(ends, groups); err != nil {
+		return nil, err
+	}
+	// The position goes into the tree, the log is data: it has to be there first.
+	if err := fs.order.Sync(); err != nil {
 		return nil, err
 	}
 	for i := range groups {
@@ -125,12 +139,17 @@ func (fs *fileset) meets(ends []kml.Pos, groups []kml.Group) (*channel.Blocked, 
 	return nil, nil
 }
 
-// unlogged is what the files being written will log when they are closed: a
-// pending edit each.
+// unlogged is what the files that are open for writing may log when they are
+// closed: a pending edit each, also where nothing was written yet. The kernel may
+// hold pages and a size of them that presto has not seen.
 func (fs *fileset) unlogged() *merge.TouchSet {
+	fs.wmu.Lock()
+	defer fs.wmu.Unlock()
 	set := merge.NewTouchSet()
-	for i, w := range fs.dirtyWriters() {
-		set.AddRecord(uint64(i+1), &kml.Record{Op: kml.OpClose, Object: w.id})
+	n := uint64(0)
+	for _, w := range fs.writing {
+		n++
+		set.AddRecord(n, &kml.Record{Op: kml.OpClose, Object: w.id})
 	}
 	return set
 }
@@ -138,6 +157,9 @@ func (fs *fileset) unlogged() *merge.TouchSet {
 // checkOwn makes sure that a group of ours that came back is what we sent.
 func (fs *fileset) checkOwn(g *kml.Group) error {
 	p, err := fs.kml.PosAt(g.Last)
+	if g.Chain == (kml.Chain{}) {
+		g.Chain = p.Chain // taken in part: the server can't know it
+	}
 	if err != nil || p.Chain != g.Chain || p.Epoch != g.OriginEpoch {
 		return &channel.Error{Code: channel.ErrPosition, Text: fmt.Sprintf(
 			"fileset %s: the server has changes %d..%d of this host that differ from the log here: history forked", fs.name, g.First, g.Last)}
@@ -185,6 +207,7 @@ func (fs *fileset) logUnit(ends []kml.Pos, groups []kml.Group) error {
 // the position after each record.
 func (fs *fileset) takeGroup(a *applier, end kml.Pos, g *kml.Group, skip int) error {
 	if g.Origin == fs.owner {
+		clear(a.kept) // what is confirmed is no longer pending
 		return fs.confirm(end, g)
 	}
 	for i := skip; i < len(g.Records); i++ {
@@ -205,7 +228,7 @@ func (fs *fileset) moveTo(applied kml.Pos, partial uint32) error {
 	fs.logMu.Lock()
 	defer fs.logMu.Unlock()
 	fs.pos.applied, fs.pos.partial = applied, partial
-	return fs.pos.store(fs.control)
+	return fs.storePos()
 }
 
 // confirm takes note that changes of ours have their place in the order.
@@ -219,7 +242,7 @@ func (fs *fileset) confirm(end kml.Pos, g *kml.Group) error {
 		fs.recountPending()
 	}
 	fs.pos.unbound = fs.firstUnbound()
-	return fs.pos.store(fs.control)
+	return fs.storePos()
 }
 
 // recountPending follows a move of the confirmed position. Called with logMu.
@@ -296,13 +319,16 @@ func (fs *fileset) handleOfID(id kml.ObjectID) (handle, bool) {
 }
 
 // touchesSince collects what was changed in the order after base by others than
-// peer.
-func (fs *fileset) touchesSince(base kml.Pos, peer kml.UUID) (*merge.TouchSet, error) {
-	set := merge.NewTouchSet()
-	return set, eachGroup(fs.order, base.Seq, func(f *kml.Frame, g *kml.Group) error {
-		if g.Origin != peer {
+// peer, and how far peer's own changes were taken after base (0: none).
+func (fs *fileset) touchesSince(base kml.Pos, peer kml.UUID) (set *merge.TouchSet, taken uint64, err error) {
+	set = merge.NewTouchSet()
+	err = eachGroup(fs.order, base.Seq, func(f *kml.Frame, g *kml.Group) error {
+		if g.Origin == peer {
+			taken = g.Last
+		} else {
 			set.Add(f.Pos.Seq, g)
 		}
 		return nil
 	})
+	return set, taken, err
 }

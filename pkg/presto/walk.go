@@ -34,7 +34,7 @@ func (fs *fileset) walkDir(h handle, visit func(d *dir, name string, n *named) e
 		return nil, err
 	}
 	defer d.put()
-	names, err := fs.list(h)
+	names, err := fs.b.list(h)
 	if err != nil {
 		return nil, err
 	}
@@ -58,29 +58,6 @@ func (fs *fileset) walkDir(h handle, visit func(d *dir, name string, n *named) e
 		}
 	}
 	return below, nil
-}
-
-func (fs *fileset) list(h handle) ([]string, error) {
-	fd, err := fs.b.open(h, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	var names []string
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := unix.Getdents(fd, buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			return names, nil
-		}
-		_, _, names = unix.ParseDirent(buf[:n], -1, names)
-	}
 }
 
 // rebuildIndex finds every object that is not native.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/intermezzofs/intermezzo/pkg/channel"
 	"github.com/intermezzofs/intermezzo/pkg/kml"
@@ -153,7 +154,7 @@ func (b *batch) group(f wire.Frame) error {
 	case g.Last < at.Seq:
 		b.known++
 	case g.Last == at.Seq:
-		if g.Chain != at.Chain || g.OriginEpoch != at.Epoch {
+		if at.Chain != (kml.Chain{}) && g.Chain != at.Chain || g.OriginEpoch != at.Epoch {
 			e := wire.Errorf(wire.CodeForked, "change %d of cache %v is not the one that the server has: one of the two was restored, rolled back or cloned", g.Last, b.peer.Cache)
 			e.Yours = (*wire.Pos)(&at)
 			return e
@@ -244,9 +245,11 @@ func (b *batch) accept(ctx context.Context) (wire.PushResult, error) {
 		res.End = wire.Pos(end)
 		return res, err
 	}
-	// A group that presto applies must find its content after any crash.
-	if err := c.port.Sync(ctx, c.port.Name); err != nil {
-		return res, err
+	if slices.ContainsFunc(fresh, func(g kml.Group) bool { return len(ship.BoundIn(&g)) > 0 }) {
+		// A group that presto applies must find its content after any crash.
+		if err := c.port.Sync(ctx, c.port.Name); err != nil {
+			return res, err
+		}
 	}
 	got, err := c.acceptInTurn(ctx, b.peer.Cache, b.head.Base, fresh)
 	if err != nil {

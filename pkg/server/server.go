@@ -59,7 +59,7 @@ const (
 // Run attaches to presto, again and again, until ctx ends. It returns earlier
 // only where that can't help: the cache has another role, or another fileset.
 func (s *Server) Run(ctx context.Context) error {
-	wait := retryMin
+	wait, said := retryMin, ""
 	for {
 		began := time.Now()
 		err := s.serve(ctx)
@@ -71,9 +71,12 @@ func (s *Server) Run(ctx context.Context) error {
 			return fmt.Errorf("serve fileset %s: %w", s.opts.Fileset, err)
 		}
 		if time.Since(began) > retryMax {
-			wait = retryMin
+			wait, said = retryMin, ""
 		}
-		s.opts.Log.Info("fileset is not served", "reason", err, "retry", wait)
+		if text := err.Error(); text != said { // not the same every few seconds
+			s.opts.Log.Warn("fileset is not served", "reason", text)
+			said = text
+		}
 		select {
 		case <-time.After(wait/2 + rand.N(wait)):
 		case <-ctx.Done():

@@ -114,13 +114,13 @@ func (c *session) trouble(err error) error {
 	return err
 }
 
-// durableEnd is the end of the order, made durable.
+// durableEnd is the end of the order at this moment, made durable.
 func (c *session) durableEnd(ctx context.Context) (kml.Pos, error) {
-	end := c.port.Ends.Now().Order
-	if end.Seq == 0 {
-		return end, nil
+	ends, _, err := c.port.Refresh(ctx)
+	if err != nil || ends.Order.Seq == 0 {
+		return ends.Order, err
 	}
-	return end, c.port.SyncOrder(ctx, end.Seq)
+	return ends.Order, c.port.SyncOrder(ctx, ends.Order.Seq)
 }
 
 // cleanStage removes what an earlier session left of changes that are part of
