@@ -71,15 +71,16 @@ func (l *loopDevice) attach(ctx context.Context, path string, readOnly bool) err
 	if l.path0, err = os.OpenFile(path, unix.O_PATH, 0); err != nil {
 		return err
 	}
-	if dev, err := loopOf(l.backing); err != nil {
-		return err
-	} else if dev != "" {
-		return backsLoop(path, dev)
-	}
 	if err := flock(l.backing); errors.Is(err, unix.EWOULDBLOCK) {
+		if dev, err := loopOf(l.backing); err == nil && dev != "" {
+			return backsLoop(path, dev)
+		}
 		return lockedImage(path)
 	} else if err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := l.settle(path); err != nil {
+		return err
 	}
 	control, err := os.OpenFile(loopControl, os.O_RDWR, 0)
 	if err != nil {
@@ -104,6 +105,34 @@ func (l *loopDevice) attach(ctx context.Context, path string, readOnly bool) err
 
 // configure binds loop device n to the backing file. EBUSY: somebody else has
 // taken the device.
+// settleTime is for the loop device of an owner that died: it goes when the last
+// descriptor that a daemon had from it is closed.
+const settleTime = 5 * time.Second
+
+// settle makes sure that no other loop device has the image. One that nobody
+// owns and nobody has mounted is about to detach itself, and is waited for.
+func (l *loopDevice) settle(path string) error {
+	dev, err := loopOf(l.backing)
+	if err != nil || dev == "" {
+		return err
+	}
+	auto, err := os.ReadFile(filepath.Join(sysBlock, filepath.Base(dev), "loop/autoclear"))
+	if err != nil || strings.TrimSpace(string(auto)) != "1" || mountedAt(dev) != "" {
+		return backsLoop(path, dev)
+	}
+	err = waitUntil(settleTime, func() (bool, error) {
+		now, err := loopOf(l.backing)
+		return now == "", err
+	})
+	if dev, lerr := loopOf(l.backing); lerr == nil && dev != "" {
+		return backsLoop(path, dev)
+	}
+	if errors.Is(err, errStillHeld) {
+		return nil // it went at the last moment
+	}
+	return err
+}
+
 func (l *loopDevice) configure(n int, path string, readOnly bool) error {
 	dev, err := openLoop(n, readOnly)
 	if err != nil {
