@@ -71,7 +71,15 @@ func (l *loopDevice) attach(ctx context.Context, path string, readOnly bool) err
 	if l.path0, err = os.OpenFile(path, unix.O_PATH, 0); err != nil {
 		return err
 	}
-	if err := flock(l.backing); errors.Is(err, unix.EWOULDBLOCK) {
+	// A process that is being started has copies of its parent's locks for a moment.
+	err = waitUntil(lockTime, func() (bool, error) {
+		err := flock(l.backing)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if errors.Is(err, errStillHeld) {
 		if dev, err := loopOf(l.backing); err == nil && dev != "" {
 			return backsLoop(path, dev)
 		}
@@ -105,6 +113,9 @@ func (l *loopDevice) attach(ctx context.Context, path string, readOnly bool) err
 
 // configure binds loop device n to the backing file. EBUSY: somebody else has
 // taken the device.
+// lockTime is how long the lock of an image is tried for.
+const lockTime = 100 * time.Millisecond
+
 // settleTime is for the loop device of an owner that died: it goes when the last
 // descriptor that a daemon had from it is closed.
 const settleTime = 5 * time.Second
