@@ -122,6 +122,9 @@ func serve(t *testing.T, b *backend) (*Server, *Client, string) {
 		}
 	})
 	c := dial(t, path)
+	if _, err := c.Info(t.Context()); err != nil { // the connection is accepted by now
+		t.Fatal(err)
+	}
 	return s, c, path
 }
 
@@ -513,9 +516,6 @@ func TestDialHelper(t *testing.T) {
 
 func TestServe_HostileFrames(t *testing.T) {
 	_, c, path := serve(t, &backend{})
-	if _, err := c.Info(t.Context()); err != nil { // the connection is accepted by now
-		t.Fatal(err)
-	}
 	before := openFDs(t)
 	for name, raw := range map[string][]byte{
 		"huge header":      {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0},

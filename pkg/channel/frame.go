@@ -15,8 +15,8 @@ import (
 // Limits on what one frame may carry. A frame beyond them ends the connection.
 const (
 	MaxHeaderBytes = 1 << 20
-	MaxBlobBytes   = 64 << 20
-	MaxFiles       = 250 // Linux passes at most 253 descriptors in one message
+	MaxBlobBytes   = 512 << 20 // one unit of a long absence
+	MaxFiles       = 250       // Linux passes at most 253 descriptors in one message
 )
 
 const prefixBytes = 12
@@ -70,12 +70,18 @@ func (fr *frameReader) next() (frame, error) {
 	if hlen > MaxHeaderBytes || blen > MaxBlobBytes || nfiles > MaxFiles {
 		return frame{}, fmt.Errorf("frame of %d+%d bytes and %d descriptors is beyond the limits", hlen, blen, nfiles)
 	}
-	f := frame{header: make([]byte, hlen), blob: make([]byte, blen)}
+	f := frame{header: make([]byte, hlen)}
 	if err := fr.full(f.header); err != nil {
 		return frame{}, unexpected(err)
 	}
-	if err := fr.full(f.blob); err != nil {
-		return frame{}, unexpected(err)
+	// The blob grows as it arrives, not as it was promised.
+	for len(f.blob) < int(blen) {
+		part := min(int(blen)-len(f.blob), max(len(f.blob), 4<<20))
+		at := len(f.blob)
+		f.blob = append(f.blob, make([]byte, part)...)
+		if err := fr.full(f.blob[at:]); err != nil {
+			return frame{}, unexpected(err)
+		}
 	}
 	if int(nfiles) > len(fr.queue) {
 		return frame{}, fmt.Errorf("frame announces %d descriptors, %d came", nfiles, len(fr.queue))

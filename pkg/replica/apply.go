@@ -188,5 +188,12 @@ func (c *conn) waitBlocked(ctx context.Context, b *channel.Blocked) error {
 	if err := pause(ctx, blockedMin, nil); err != nil {
 		return err
 	}
+	if b.OwnSeq == 0 {
+		return pause(ctx, retryOpen, moved)
+	}
 	return pause(ctx, retryHard, moved)
 }
+
+// retryOpen is for a file that is open for writing: nobody says when it is
+// closed without having been changed.
+const retryOpen = time.Second

@@ -81,7 +81,6 @@ func (c *conn) addGroup(ctx context.Context, f wire.Frame) error {
 	c.queue = append(c.queue, received{end, g, int64(len(body))})
 	c.bytes += int64(len(body))
 	c.serverEnd = later(c.serverEnd, end)
-	println("ADD", end.Seq, g.First, g.Records[0].Op.String(), g.Records[0].After.Size, g.Records[0].Content.IsZero(), g.Records[0].CloseSeq)
 	c.former.Add(&g)
 	c.contentsOf(&g)
 	c.mu.Unlock()
@@ -157,7 +156,6 @@ func (c *conn) addContent(ctx context.Context, f wire.Frame, in *ship.Incoming, 
 // have notes that a content is staged.
 func (c *conn) have(id wire.ContentID) {
 	c.mu.Lock()
-	println("HAVE", id.String())
 	c.former.Have(id.Origin, id.Seq)
 	c.contents[id] = contentStaged
 	c.unsynced = true
@@ -179,7 +177,6 @@ func (c *conn) addGone(f wire.Frame) error {
 func (c *conn) gone(id wire.ContentID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	println("GONE", id.String())
 	c.former.Gone(id.Origin, id.Seq)
 	delete(c.expected, id)
 	if c.contents[id] != contentStaged {

@@ -16,6 +16,7 @@ type gate struct {
 	// before every connection breaks.
 	cutAfter atomic.Int64
 	cuts     atomic.Int64
+	again    int64 // what cutAfter is set to after a cut
 	// deaf connections send and never hear an answer.
 	deaf atomic.Bool
 }
@@ -75,6 +76,7 @@ func (c *gatedConn) Read(p []byte) (int, error) {
 		if left = c.g.cutAfter.Add(int64(-n)); left <= 0 {
 			c.g.cuts.Add(1)
 			c.g.cut()
+			c.g.cutAfter.Store(c.g.again)
 			return 0, net.ErrClosed
 		}
 	}

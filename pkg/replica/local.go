@@ -106,7 +106,7 @@ func (l *local) connect(ctx context.Context) error {
 			wait = retryMin
 		}
 		pause := wait/2 + rand.N(wait)
-		if forPeople(err) {
+		if forPeople(err) || wait > retrySettled && isPosition(err) {
 			pause = retryHard
 		}
 		l.r.complain(textOf(err), false)
@@ -125,8 +125,8 @@ func isLocal(err error) bool {
 	if errors.Is(err, ship.ErrPrestoGone) {
 		return true
 	}
-	e, ok := errors.AsType[*channel.Error](err)
-	return ok && e.Code != channel.ErrPosition
+	_, ok := errors.AsType[*channel.Error](err)
+	return ok && !isPosition(err)
 }
 
 // forPeople reports whether an error stays until somebody does something.
@@ -135,10 +135,15 @@ func forPeople(err error) bool {
 	case wire.CodeForbidden, wire.CodeForked, wire.CodeCut, wire.CodeWrongFileset, wire.CodeVersion, wire.CodeOrigin:
 		return true
 	}
-	if e, ok := errors.AsType[*channel.Error](err); ok && e.Code == channel.ErrPosition {
-		return true
-	}
 	return errors.Is(err, config.ErrWrongKey)
+}
+
+// isPosition reports whether presto was given something that does not follow
+// what it has. Once, that can be because an earlier daemon's last request was
+// still under way; if it stays so, history has forked.
+func isPosition(err error) bool {
+	e, ok := errors.AsType[*channel.Error](err)
+	return ok && e.Code == channel.ErrPosition
 }
 
 // session is one connection to the server, from the first question on.
@@ -146,6 +151,9 @@ func (l *local) session(ctx context.Context, client *wire.Client) error {
 	client.SetFileset(l.r.knownUUID())
 	st, err := client.Status(ctx)
 	if err != nil {
+		return err
+	}
+	if err := l.refresh(ctx); err != nil {
 		return err
 	}
 	if err := l.meet(ctx, client, &st); err != nil {
@@ -167,6 +175,18 @@ func (l *local) session(ctx context.Context, client *wire.Client) error {
 	})
 	l.r.complain("", false)
 	return c.run(ctx, stream)
+}
+
+// refresh asks presto where things stand. What an earlier daemon had asked for
+// may have been done since this one attached.
+func (l *local) refresh(ctx context.Context) error {
+	ends, at, err := l.port.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	l.applied.Update(func(now *kml.Pos) { *now = at })
+	l.r.update(func(s *Status) { s.Applied, s.Own, s.Confirmed = at, ends.Own, ends.Confirmed })
+	return nil
 }
 
 // meet makes sure that the server has the fileset that is meant.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/intermezzofs/intermezzo/pkg/config"
 	"github.com/intermezzofs/intermezzo/pkg/content"
@@ -19,6 +20,7 @@ type pusher struct {
 	pending *pending
 	ready   []outgoing // to be pushed
 	tries   int        // in a row that the server found fault with what was sent
+	waits   int        // in a row for a writer on the server
 }
 
 // push sends what is changed here, as soon as it can go, until something breaks.
@@ -127,8 +129,8 @@ func (p *pusher) pushReady(ctx context.Context) error {
 	if res.Accepted < 0 || res.Accepted > len(p.ready) {
 		return p.broken("%d of %d groups accepted", res.Accepted, len(p.ready))
 	}
-	p.tries = 0
 	if n := res.Accepted; n > 0 {
+		p.tries, p.waits = 0, 0
 		p.setFrom(p.ready[n-1].last)
 		p.ready = p.ready[n:]
 	}
@@ -138,10 +140,33 @@ func (p *pusher) pushReady(ctx context.Context) error {
 	switch {
 	case res.Refused != "":
 		return p.cannotBe(ctx, fmt.Sprintf("server %s can't take change %d made here: %s", p.l.r.opts.Server.Name, p.ready[0].first.Seq, res.Refused))
-	case res.OverlapAt > 0:
+	case res.OverlapAt > base.Seq:
 		return p.catchUp(ctx, res.OverlapAt)
+	case len(p.ready) > 0:
+		return p.waitForWriter(ctx)
 	}
 	return p.stuck(ofPusher, "", false)
+}
+
+// Times between attempts to push a change that waits for nothing in the order.
+const (
+	writerRetryMin = 50 * time.Millisecond
+	writerRetryMax = 5 * time.Second
+	writerPatience = 8 // attempts, before it is worth a word
+)
+
+// waitForWriter is for a change that overlaps with nothing in the order, but
+// with a file that is being written on the server at this moment.
+func (p *pusher) waitForWriter(ctx context.Context) error {
+	wait := min(writerRetryMin<<min(p.waits, 10), writerRetryMax)
+	p.waits++
+	if p.waits > writerPatience {
+		text := fmt.Sprintf("change %d made here waits for a file that is being written on server %s", p.ready[0].first.Seq, p.l.r.opts.Server.Name)
+		if err := p.stuck(ofPusher, text, false); err != nil {
+			return err
+		}
+	}
+	return pause(ctx, wait, nil)
 }
 
 // catchUp waits until the order is applied here up to position, where something
@@ -201,14 +226,14 @@ func (p *pusher) refused(ctx context.Context, err error) error {
 // upload sends a large content to the server's stage, from where an earlier
 // attempt was broken off.
 func (p *pusher) upload(ctx context.Context, id wire.ContentID, v ship.Version) (gone bool, err error) {
-	f, token, err := p.l.source.Open(ctx, v, nil)
+	o, err := p.l.source.Open(ctx, v, nil)
 	if errors.Is(err, ship.ErrGone) {
 		return true, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
+	defer o.File.Close()
 	req := wire.ContentRequest{ID: id, Object: v.Object, Root: v.Root, Size: v.Size}
 	st, err := p.client.Staged(ctx, req)
 	if err != nil || st.Complete {
@@ -222,10 +247,10 @@ func (p *pusher) upload(ctx context.Context, id wire.ContentID, v ship.Version) 
 	t := p.begin(v, true, st.Have)
 	defer p.finish(t)
 	_, err = p.client.Upload(ctx, req, func(w io.Writer) error {
-		if err := ship.SendFile(ctx, f, req, w, func(at int64) { p.progress(t, at) }); err != nil {
+		if err := ship.SendFile(ctx, o.File, req, w, func(at int64) { p.progress(t, at) }); err != nil {
 			return err
 		}
-		if still, err := ship.Still(f, token); err != nil || !still {
+		if still, err := o.Still(); err != nil || !still {
 			return errors.Join(err, ship.ErrGone)
 		}
 		_, err := w.Write(wire.AppendEnd(nil, id, v.Size))

@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a test waits for what should come in milliseconds.
-const patience = 6 * time.Second
+const patience = 60 * time.Second
 
 // rig is a server with real sockets, and its clients.
 type rig struct {
@@ -78,10 +78,14 @@ func testLog(t *testing.T) *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-func newRig(t *testing.T) *rig {
+// newRig starts a server; before that it calls setup.
+func newRig(t *testing.T, setup ...func(*rig)) *rig {
 	t.Helper()
 	r := &rig{t: t, log: testLog(t), key: newKey(t), grants: &grants{m: make(map[config.Fingerprint]config.Replicator)},
 		presto: channeltest.New(t, "shared", 1), gate: newGate()}
+	for _, f := range setup {
+		f(r)
+	}
 	r.startServer()
 	t.Cleanup(func() {
 		if r.daemon != nil {
@@ -204,7 +208,7 @@ func (r *rig) quiet(clients ...*client) {
 			r.t.Fatalf("changes of %v are not confirmed: %v\n%+v", c.presto.Cache(), err, c.rep.Status())
 		}
 	}
-	if err := r.presto.Wait(ctx, func(s channel.Fileset) bool { return s.FirstUnbound == 0 }); err != nil {
+	if err := r.presto.Wait(ctx, func(s channel.Fileset) bool { return s.FirstUnbound == 0 && s.Confirmed.Seq == s.Own.Seq }); err != nil {
 		r.t.Fatalf("changes of the server are not bound: %v", err)
 	}
 	for {

@@ -287,33 +287,19 @@ func (b *Binder) bindOpened(ctx context.Context, batch []*unbound, large, captur
 	defer closeOpened(opened)
 	var list []channel.Binding
 	var of []*unbound
-	for i, o := range opened {
+	for i := range opened {
 		u := batch[i]
+		binding, err := b.read(ctx, u, &opened[i], capture)
 		switch {
-		case o.Errno == int(syscall.ETXTBSY):
+		case errors.Is(err, errWritten):
 			busy = append(busy, u)
-			continue
-		case o.Errno == int(syscall.ENOENT) || o.Errno == int(syscall.ESTALE):
-			b.done(u, u.seq) // its removal is in the log, or will be
-			continue
-		case o.File == nil:
-			b.log.Warn("content of a closed file can't be read", "object", u.object.String(), "error", syscall.Errno(o.Errno))
-			b.later(u, time.Minute)
-			continue
-		case o.CloseSeq == 0: // bound already
-			b.done(u, u.seq)
-			continue
-		}
-		root, err := b.sum(ctx, u.object, &opened[i])
-		if errors.Is(err, content.ErrShort) || errors.Is(err, ErrGone) {
+		case errors.Is(err, content.ErrShort):
 			b.later(u, retryAfter)
-			continue
-		}
-		if err != nil {
+		case err != nil:
 			return nil, fmt.Errorf("read content of %v: %w", u.object, err)
+		case binding != nil:
+			list, of = append(list, *binding), append(of, u)
 		}
-		list = append(list, channel.Binding{Object: u.object, CloseSeq: o.CloseSeq, Token: o.Token, Content: kml.Content{Root: root}})
-		of = append(of, u)
 	}
 	if len(list) == 0 {
 		return busy, nil
@@ -328,14 +314,54 @@ func (b *Binder) bindOpened(ctx context.Context, batch []*unbound, large, captur
 			continue
 		}
 		b.done(u, list[i].CloseSeq)
-		if capture {
-			b.source.keepFile(&list[i], opened[0].File) // a batch of one
-			opened[0].File = nil
-		} else if list[i].Token.Size > smallBytes {
+		if !capture && list[i].Token.Size > smallBytes {
+			// Presto's token is what the file's own would be, unless it is being written.
 			b.source.keepRoot(list[i].Object, list[i].Token, list[i].Content.Root)
 		}
 	}
 	return busy, nil
+}
+
+// errWritten is for a file that a writer is at work in.
+var errWritten = errors.New("the file is being written")
+
+// read names the bytes of an opened file. There is nothing to bind where the
+// object is gone, or its last CLOSE is bound already.
+func (b *Binder) read(ctx context.Context, u *unbound, o *channel.Opened, capture bool) (*channel.Binding, error) {
+	switch {
+	case o.Errno == int(syscall.ETXTBSY):
+		return nil, errWritten
+	case o.Errno == int(syscall.ENOENT) || o.Errno == int(syscall.ESTALE):
+		b.done(u, u.seq) // its removal is in the log, or will be
+		return nil, nil
+	case o.File == nil:
+		b.log.Warn("content of a closed file can't be read", "object", u.object.String(), "error", syscall.Errno(o.Errno))
+		b.later(u, time.Minute)
+		return nil, nil
+	case o.CloseSeq == 0 && !capture:
+		b.done(u, u.seq)
+		return nil, nil
+	}
+	root, err := b.sum(ctx, u.object, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.CloseSeq == 0 { // bound at birth; the copy is kept by now
+		b.done(u, u.seq)
+		return nil, nil
+	}
+	binding := &channel.Binding{Object: u.object, CloseSeq: o.CloseSeq, Token: o.Token, Content: kml.Content{Root: root}}
+	if !capture || o.Token.Size <= smallBytes {
+		return binding, nil
+	}
+	st, err := statOf(o.File)
+	if err == nil && st.Nlink == 0 {
+		// A copy, not the file, which was not being written any more. It is kept
+		// before anybody can ask for it: nothing else has these bytes.
+		b.source.keepFile(binding, o.File)
+		o.File = nil
+	}
+	return binding, err
 }
 
 // sum names the bytes of an opened file. Small ones are kept: they will be asked

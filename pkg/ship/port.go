@@ -117,6 +117,22 @@ func (p *Port) Run(ctx context.Context) error {
 	}
 }
 
+// Refresh asks presto where the logs end, because events may be on their way,
+// and how far the order is applied.
+func (p *Port) Refresh(ctx context.Context) (ends Ends, applied kml.Pos, err error) {
+	info, err := p.Info(ctx)
+	if err != nil {
+		return ends, applied, fmt.Errorf("ask presto: %w", err)
+	}
+	for _, f := range info.Filesets {
+		if f.Name == p.Name {
+			p.note(channel.Event{Fileset: f.Name, Own: f.Own, Order: f.Order, Confirmed: f.Confirmed})
+			return p.Ends.Now(), f.Applied, nil
+		}
+	}
+	return ends, applied, &channel.Error{Code: channel.ErrNoFileset, Text: "presto has lost fileset " + p.Name}
+}
+
 func (p *Port) note(e channel.Event) {
 	if e.Fileset != p.Name {
 		return

@@ -219,12 +219,9 @@ func readBody(f *os.File, size int64) (Body, [32]byte, error) {
 	if size == 0 {
 		return b, content.SumBytes(nil), nil
 	}
-	var st syscall.Stat_t
-	if sparse, err := hasHoles(f, size, &st); err != nil {
-		return b, [32]byte{}, err
-	} else if !sparse {
-		b.Extents = []content.Extent{{Off: 0, Len: size}}
-	} else if b.Extents, err = content.Extents(f, size); err != nil {
+	// The number of blocks does not tell: that of xattrs is among them.
+	var err error
+	if b.Extents, err = content.Extents(f, size); err != nil {
 		return b, [32]byte{}, err
 	}
 	for _, e := range b.Extents {
@@ -239,65 +236,82 @@ func readBody(f *os.File, size int64) (Body, [32]byte, error) {
 	return b, content.SumBytes(data), nil
 }
 
-// hasHoles reports whether a file may have holes, going by its blocks.
-func hasHoles(f *os.File, size int64, st *syscall.Stat_t) (bool, error) {
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	var serr error
-	err = rc.Control(func(fd uintptr) { serr = syscall.Fstat(int(fd), st) })
-	return st.Blocks*512 < size, errors.Join(err, serr)
+// OpenContent is the content of a Version, opened. Close the File.
+type OpenContent struct {
+	File *os.File
+	at   channel.Token // when it was opened
+}
+
+// Still reports whether nobody wrote since: what was read from File is one
+// version.
+func (o *OpenContent) Still() (bool, error) {
+	now, err := tokenNow(o.File)
+	// ctime moves with names and attributes too, and mtime may be set by anybody,
+	// but a writer moves both.
+	same := now.Size == o.at.Size && (now.Mtime == o.at.Mtime || now.Ctime == o.at.Ctime)
+	return same && err == nil, err
 }
 
 // Open opens a content of any size, which is what v names: its hash is known or
 // is made now, while waiting is called now and then (it may be nil). The error
 // is ErrGone if the object holds something else. When everything was read, ask
-// Still. The caller closes the file.
-func (s *Source) Open(ctx context.Context, v Version, waiting func() error) (*os.File, channel.Token, error) {
-	if f, err := s.copyOf(v); err != nil || f != nil {
-		t, err2 := tokenNow(f)
-		if err = errors.Join(err, err2); err != nil && f != nil {
-			f.Close()
-		}
-		return f, t, err
+// Still.
+func (s *Source) Open(ctx context.Context, v Version, waiting func() error) (*OpenContent, error) {
+	f, err := s.copyOf(v)
+	if err != nil {
+		return nil, fmt.Errorf("open content: %w", err)
 	}
+	known := f != nil
+	if !known {
+		if f, err = s.openPresent(ctx, v); err != nil {
+			return nil, err
+		}
+	}
+	o := &OpenContent{File: f}
+	if o.at, err = tokenNow(f); err == nil && !known {
+		err = s.checkRoot(ctx, v, o, waiting)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return o, nil
+}
+
+// openPresent opens what the object of v holds now.
+func (s *Source) openPresent(ctx context.Context, v Version) (*os.File, error) {
 	opened, err := s.port.Contents(ctx, s.port.Name, []kml.ObjectID{v.Object}, false)
 	if err != nil {
-		return nil, channel.Token{}, fmt.Errorf("open content: %w", err)
+		return nil, fmt.Errorf("open content: %w", err)
 	}
 	o := opened[0]
 	if o.Errno == int(syscall.ETXTBSY) {
 		s.busy(v.Object, v.Size)
 	}
 	if o.File == nil {
-		return nil, o.Token, ErrGone
+		return nil, ErrGone
 	}
-	if err := s.checkRoot(ctx, v, o, waiting); err != nil {
-		o.File.Close()
-		return nil, o.Token, err
-	}
-	return o.File, o.Token, nil
+	return o.File, nil
 }
 
-func (s *Source) checkRoot(ctx context.Context, v Version, o channel.Opened, waiting func() error) error {
-	if o.Token.Size != v.Size {
+func (s *Source) checkRoot(ctx context.Context, v Version, o *OpenContent, waiting func() error) error {
+	if o.at.Size != v.Size {
 		return ErrGone
 	}
-	root, known := s.rootAt(v.Object, o.Token)
+	root, known := s.rootAt(v.Object, o.at)
 	if !known {
 		var err error
 		if root, err = sumPatiently(ctx, o.File, v.Size, waiting); err != nil {
 			return err
 		}
-		still, err := Still(o.File, o.Token)
+		still, err := o.Still()
 		if err != nil {
 			return err
 		}
 		if !still {
 			return ErrGone
 		}
-		s.keepRoot(v.Object, o.Token, root)
+		s.keepRoot(v.Object, o.at, root)
 	}
 	if root != v.Root {
 		return ErrGone
@@ -305,29 +319,21 @@ func (s *Source) checkRoot(ctx context.Context, v Version, o channel.Opened, wai
 	return nil
 }
 
-// tokenNow is the token of a file that nobody else has; none for nil.
-func tokenNow(f *os.File) (t channel.Token, err error) {
-	if f == nil {
-		return t, nil
-	}
-	var st syscall.Stat_t
-	_, err = hasHoles(f, 0, &st)
+// tokenNow is the token of a file as it is now.
+func tokenNow(f *os.File) (channel.Token, error) {
+	st, err := statOf(f)
 	return channel.Token{Ino: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano()}, err
 }
 
-// Still reports whether a file is as it was at token: what was read from it
-// since is one version.
-func Still(f *os.File, token channel.Token) (bool, error) {
-	fi, err := f.Stat()
+func statOf(f *os.File) (st syscall.Stat_t, err error) {
+	rc, err := f.SyscallConn()
 	if err != nil {
-		return false, fmt.Errorf("look at content: %w", err)
+		return st, fmt.Errorf("look at content: %w", err)
 	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return false, errors.New("look at content: no details")
+	var serr error
+	err = rc.Control(func(fd uintptr) { serr = syscall.Fstat(int(fd), &st) })
+	if err = errors.Join(err, serr); err != nil {
+		return st, fmt.Errorf("look at content: %w", err)
 	}
-	// ctime moves with names and attributes too; mtime may be set by anybody.
-	// Writers make both move, so one that stays is proof enough.
-	same := st.Size == token.Size && (st.Mtim.Nano() == token.Mtime || st.Ctim.Nano() == token.Ctime)
-	return same, nil
+	return st, nil
 }

@@ -41,6 +41,7 @@ func (o *object) isDir() bool { return o.kind == unix.S_IFDIR }
 type load struct {
 	mnt     string
 	workers []*worker
+	moves   bool // folders to other folders: only one side may at a time
 
 	// Held for reading while a worker does something, and for writing to change
 	// what is mounted.
@@ -60,6 +61,7 @@ type worker struct {
 	base   string // below the mount
 	prefix string
 	rnd    *rand.Rand
+	kinds  []kind // what it does; nil: everything
 	tree   *object
 	root   *os.File // base, opened
 	open   []*handle

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -18,6 +19,7 @@ const (
 	maxFile    = 2 << 20
 	maxOpen    = 4
 	maxDepth   = 6
+	maxPath    = 3000
 )
 
 // place is a name that a worker has.
@@ -57,10 +59,10 @@ func (w *worker) some(ok func(place) bool) (place, bool) {
 	return all[w.rnd.IntN(len(all))], true
 }
 
-func isFile(p place) bool  { return p.o.kind == unix.S_IFREG }
+func isFile(p place) bool   { return p.o.kind == unix.S_IFREG }
 func isFolder(p place) bool { return p.o.isDir() }
-func notLink(p place) bool { return p.o.kind != unix.S_IFLNK }
-func anything(place) bool  { return true }
+func notLink(p place) bool  { return p.o.kind != unix.S_IFLNK }
+func anything(place) bool   { return true }
 
 // folder gives a folder to make something in: its record, and its path.
 func (w *worker) folder() (*object, string, int) {
@@ -111,15 +113,9 @@ func (w *worker) bytes() []byte {
 
 // operation does one thing, of one or several steps.
 func (w *worker) operation() error {
-	kinds := []struct {
-		share int
-		do    func() error
-	}{
-		{20, w.makeFile}, {8, w.makeFolder}, {4, w.makeSymlink}, {3, w.makeNode}, {5, w.makeLink}, {3, w.makeUnnamed},
-		{8, w.overwrite}, {10, w.appendTo}, {8, w.edit}, {4, w.truncate}, {8, w.save}, {3, w.mapped},
-		{10, w.renameFile}, {6, w.renameFolder}, {4, w.exchange}, {6, w.chmod}, {3, w.chown}, {4, w.utimens},
-		{5, w.setXattr}, {2, w.removeXattr}, {9, w.remove}, {2, w.removeAll}, {6, w.keepOpen}, {8, w.writeOpen}, {4, w.closeOpen},
-		{2, w.sync},
+	kinds := w.kinds
+	if kinds == nil {
+		kinds = w.allKinds()
 	}
 	sum := 0
 	for _, k := range kinds {
@@ -132,6 +128,22 @@ func (w *worker) operation() error {
 		}
 	}
 	return nil
+}
+
+// kind is an operation and how often it is done.
+type kind struct {
+	share int
+	do    func() error
+}
+
+func (w *worker) allKinds() []kind {
+	return []kind{
+		{20, w.makeFile}, {8, w.makeFolder}, {4, w.makeSymlink}, {3, w.makeNode}, {5, w.makeLink}, {3, w.makeUnnamed},
+		{8, w.overwrite}, {10, w.appendTo}, {8, w.edit}, {4, w.truncate}, {8, w.save}, {3, w.mapped},
+		{10, w.renameFile}, {6, w.renameFolder}, {4, w.exchange}, {6, w.chmod}, {3, w.chown}, {4, w.utimens},
+		{5, w.setXattr}, {2, w.removeXattr}, {9, w.remove}, {2, w.removeAll}, {6, w.keepOpen}, {8, w.writeOpen}, {4, w.closeOpen},
+		{2, w.sync},
+	}
 }
 
 // put is the step that makes a name.
@@ -343,6 +355,18 @@ func (w *worker) mapped() error {
 	})
 }
 
+// store stores a byte in a map of a file, unless its page can't be had.
+func store(m []byte, at int, value byte) (ok bool) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	m[at] = value
+	return true
+}
+
 func (w *worker) truncate() error {
 	p, ok := w.some(isFile)
 	if !ok {
@@ -404,6 +428,11 @@ func (w *worker) renameFile() error {
 	return w.rename(from, to, 0)
 }
 
+// beside is a name next to another.
+func beside(p place, name string) place {
+	return place{dir: p.dir, name: name, path: filepath.Join(filepath.Dir(p.path), name), depth: p.depth}
+}
+
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
 func (w *worker) renameFolder() error {
@@ -412,18 +441,28 @@ func (w *worker) renameFolder() error {
 	if !ok || !room {
 		return nil
 	}
-	if over, ok := w.some(func(p place) bool { return p.o.isDir() && len(p.o.names) == 0 && p.o != from.o }); ok && w.rnd.IntN(3) == 0 {
+	if !w.load.moves {
+		to = beside(from, to.name)
+	}
+	if over, ok := w.some(func(p place) bool {
+		return p.o.isDir() && len(p.o.names) == 0 && p.o != from.o && (w.load.moves || p.dir == from.dir)
+	}); ok && w.rnd.IntN(3) == 0 {
 		to = over
 	}
 	if within(to.path, from.path) || within(from.path, to.path) {
 		return nil
+	}
+	for _, p := range w.places(func(p place) bool { return within(p.path, from.path) }) {
+		if len(to.path)+len(p.path)-len(from.path) > maxPath {
+			return nil
+		}
 	}
 	return w.rename(from, to, 0)
 }
 
 func (w *worker) exchange() error {
 	a, ok := w.some(anything)
-	b, found := w.some(anything)
+	b, found := w.some(func(p place) bool { return w.load.moves || p.dir == a.dir })
 	if !ok || !found || within(a.path, b.path) || within(b.path, a.path) {
 		return nil
 	}

@@ -169,7 +169,7 @@ func (p *Presto) Apply(_ context.Context, fileset string, ends []kml.Pos, groups
 		return channel.ApplyResult{}, err
 	}
 	if p.BeforeApply != nil {
-		if err := p.BeforeApply(groups); err != nil {
+		if err := p.BeforeApply(ends, groups); err != nil {
 			return channel.ApplyResult{}, err
 		}
 	}

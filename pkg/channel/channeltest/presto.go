@@ -50,7 +50,7 @@ type Presto struct {
 	// error is its answer. Set them before the Presto is used.
 	BeforeSync   func() error
 	BeforeAccept func(groups []kml.Group) error
-	BeforeApply  func(groups []kml.Group) error
+	BeforeApply  func(ends []kml.Pos, groups []kml.Group) error
 	// Counts of calls.
 	Applies, Accepts, Syncs int
 }
@@ -229,6 +229,7 @@ func (p *Presto) Attach(_ context.Context, fileset string, role channel.Role, uu
 			return nil, err
 		}
 	}
+	p.announce()
 	a := &channel.Attachment{Fileset: p.state(), Cache: p.cache}
 	var err error
 	if a.KML, err = os.Open(filepath.Join(p.dir, "kml")); err != nil {
