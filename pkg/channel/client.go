@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // ErrClosed is the code of a call whose connection ended before the answer:
@@ -124,14 +125,30 @@ func (c *Client) pump() {
 		select {
 		case <-c.queue.wake:
 		case <-c.done:
+			c.flush(nil)
 			return
 		}
-		for _, e := range c.queue.take() {
+		events := c.queue.take()
+		for i, e := range events {
 			select {
 			case c.events <- e:
 			case <-c.done:
+				c.flush(events[i:])
 				return
 			}
+		}
+	}
+}
+
+// flush passes on what came before the connection ended, the farewell above all,
+// if somebody still listens.
+func (c *Client) flush(events []Event) {
+	limit := time.After(farewellTime)
+	for _, e := range append(events, c.queue.take()...) {
+		select {
+		case c.events <- e:
+		case <-limit:
+			return
 		}
 	}
 }
