@@ -15,6 +15,7 @@ FISHDIR  ?= $(PREFIX)/share/fish/vendor_completions.d
 GO       ?= go
 BUILDFLAGS ?= -trimpath
 FUZZTIME ?= 10s
+TESTFLAGS ?=
 export CGO_ENABLED = 0
 
 TOOLS := $(notdir $(patsubst %/main.go,%,$(wildcard cmd/*/main.go)))
@@ -66,7 +67,7 @@ demo: build
 	$(GO) run ./test/demo
 
 test: build
-	$(GO) test ./...
+	$(GO) test -timeout 40m $(TESTFLAGS) ./...
 
 bench: build
 	$(GO) run ./test/bench
