@@ -14,6 +14,8 @@ func ReplicatesXattr(name string) bool {
 		return true
 	case "security.selinux", "security.ima", "security.evm":
 		return false
+	case "trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT": // XFS shows its ACLs a second time
+		return false
 	}
 	if strings.HasPrefix(name, ownXattrs) {
 		return false

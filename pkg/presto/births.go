@@ -137,8 +137,8 @@ func (a *applier) dress(fd int, id kml.ObjectID, attr *kml.Attr, mtime int64, xs
 		if !merge.ReplicatesXattr(x.Name) {
 			continue
 		}
-		if err := unix.Setxattr(procPath(fd), x.Name, x.Value, 0); err != nil {
-			return fmt.Errorf("set %s: %w", x.Name, err)
+		if err := a.setXattr(fd, id, x); err != nil {
+			return err
 		}
 	}
 	return setMtime(fd, mtime)

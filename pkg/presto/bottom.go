@@ -135,6 +135,14 @@ func (b *bottom) open(h handle, flags int) (int, error) {
 	}
 }
 
+// maxTarget is the longest text of a symbolic link, in bytes.
+func (b *bottom) maxTarget() int {
+	if b.fsType == "xfs" {
+		return 1023
+	}
+	return unix.PathMax - 1
+}
+
 const statxMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 
 func statAt(dirfd int, name string) (unix.Statx_t, error) {

@@ -24,6 +24,8 @@ type applier struct {
 	filled map[kml.ObjectID]bool
 	// roots are the bytes that the MANIFESTs of the unit name.
 	roots map[version]kml.Content
+	// cannot says what this bottom can't hold at all, empty if there is nothing.
+	cannot string
 	// kept are the times of directories that pending changes of ours set.
 	kept map[handle]int64
 	// recovering: a staged file may have been used up already.
@@ -83,6 +85,10 @@ func newApplier(fs *fileset, groups []kml.Group) *applier {
 
 func (a *applier) foresee(origin kml.UUID, r *kml.Record) {
 	switch r.Op {
+	case kml.OpSymlink:
+		if limit := a.fs.b.maxTarget(); len(r.Target) > limit {
+			a.cannot = fmt.Sprintf("%s holds symbolic links of %d bytes at most, and %q has %d", a.fs.b.fsType, limit, r.Where.Name, len(r.Target))
+		}
 	case kml.OpClose:
 		v := version{origin, r.Seq, r.After.Size}
 		a.later[r.Object] = v
@@ -105,6 +111,9 @@ func (a *applier) foresee(origin kml.UUID, r *kml.Record) {
 // ready makes sure that the content of every version that will be seen is
 // staged, while nothing has been done yet.
 func (a *applier) ready() error {
+	if a.cannot != "" {
+		return &channel.Error{Code: channel.ErrInvalid, Text: a.cannot}
+	}
 	for id, v := range a.later {
 		if v.size == 0 || a.removed[id] {
 			continue

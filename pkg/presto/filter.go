@@ -233,7 +233,11 @@ func (f *filter) begin(removal bool) error {
 	return f.fs.begin(removal)
 }
 
-// ourXattr reports whether an xattr of the bottom is presto's own.
+// ourXattr reports whether an xattr of the bottom is presto's own, or the
+// bottom's affair: neither is an application's.
 func ourXattr(name string) bool {
+	if name == "trusted.SGI_ACL_FILE" || name == "trusted.SGI_ACL_DEFAULT" {
+		return true // XFS shows its ACLs a second time
+	}
 	return len(name) >= len(cache.XattrPrefix) && name[:len(cache.XattrPrefix)] == cache.XattrPrefix
 }

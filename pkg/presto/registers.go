@@ -1,6 +1,7 @@
 package presto
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -60,7 +61,7 @@ func (a *applier) xattr(r *kml.Record) error {
 	defer unix.Close(fd)
 	a.stale.content = append(a.stale.content, h)
 	if r.Op == kml.OpSetxattr {
-		err = unix.Setxattr(procPath(fd), r.Xattr.Name, r.Xattr.Value, 0)
+		return a.setXattr(fd, r.Object, r.Xattr)
 	} else if err = unix.Removexattr(procPath(fd), r.Xattr.Name); noXattr(err) {
 		err = nil
 	}
@@ -68,4 +69,28 @@ func (a *applier) xattr(r *kml.Record) error {
 		return fmt.Errorf("%s %s: %w", r.Op, r.Xattr.Name, err)
 	}
 	return nil
+}
+
+// setXattr sets an attribute as another host has it. One that this bottom can't
+// hold, whatever room there is (ext4 takes a block for all of an inode's), is
+// left out and logged: the rest of the fileset must not wait for it. A full file
+// system is an error.
+func (a *applier) setXattr(fd int, id kml.ObjectID, x kml.Xattr) error {
+	err := unix.Setxattr(procPath(fd), x.Name, x.Value, 0)
+	if err == nil {
+		return nil
+	}
+	tooBig := errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ERANGE) || errors.Is(err, unix.ENOSPC) && a.fs.b.hasRoom()
+	if !tooBig {
+		return fmt.Errorf("set %s: %w", x.Name, err)
+	}
+	a.fs.log.Error("this file system can't hold an xattr; it is missing here", "fileset", a.fs.name, "path", a.fs.path(id),
+		"object", id.String(), "xattr", x.Name, "bytes", len(x.Value), "err", err)
+	return nil
+}
+
+// hasRoom reports whether the bottom has blocks to give.
+func (b *bottom) hasRoom() bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(b.mountFD, &st) == nil && st.Bavail > 64
 }

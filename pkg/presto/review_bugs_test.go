@@ -524,3 +524,61 @@ func TestReview_MappedWrites(t *testing.T) {
 	rPull(a, b)
 	rSame(t, a, b)
 }
+
+// A change of attributes through a descriptor that was opened before a foreign
+// version came is a change of the object all the same.
+func TestReview_AttributesOfSwappedInode(t *testing.T) {
+	a, b := newHost(t, "a", ""), newHost(t, "b", "")
+	a.attach(channel.RoleServer)
+	write(t, a.path("f"), "one")
+	rPull(a, b)
+	rd, err := os.Open(b.path("f"))
+	must(t, err)
+	defer rd.Close()
+	write(t, a.path("f"), "two")
+	rPull(a, b)
+	must(t, rd.Chmod(0o600))
+	st, err := os.Stat(b.path("f"))
+	must(t, err)
+	if st.Mode().Perm() != 0o600 {
+		t.Errorf("fchmod succeeded, the file has mode %o", st.Mode().Perm())
+	}
+}
+
+// Recovery logs what is not in the log, and nothing twice.
+func TestReview_CloseIsLoggedOnce(t *testing.T) {
+	a := newHost(t, "a", "")
+	f, err := os.Create(a.path("f"))
+	must(t, err)
+	f.WriteString("x")
+	fd, err := unix.Dup(int(f.Fd()))
+	must(t, err)
+	unix.Close(fd) // FLUSH: the CLOSE is logged
+	g, err := os.OpenFile(a.path("f"), os.O_WRONLY, 0)
+	must(t, err)
+	before := ops(a.records())
+	a.kill()
+	f.Close()
+	g.Close()
+	a.start()
+	if got := ops(a.records()); got != before {
+		t.Errorf("logged %s, after the kill %s", before, got)
+	}
+}
+
+// The daemon gets no content of what is removed.
+func TestReview_ContentOfRemovedFile(t *testing.T) {
+	a := newHost(t, "a", "")
+	a.attach(channel.RoleServer)
+	f, err := os.Create(a.path("f"))
+	must(t, err)
+	defer f.Close()
+	f.WriteString("x")
+	id := a.records()[len(a.records())-1].Object
+	must(t, os.Remove(a.path("f")))
+	o, err := a.ch.Contents(t.Context(), testFileset, []kml.ObjectID{id}, true)
+	must(t, err)
+	if o[0].Errno != int(unix.ENOENT) {
+		t.Errorf("%+v", o[0])
+	}
+}

@@ -92,6 +92,7 @@ func killAt(h *host, k int, do func()) (last string, killed bool) {
 
 var crashOps = []struct{ name, setup, op string }{
 	{"mkdir", "", "mkdir d"},
+	{"mkdirs", "", "mkdir d1 d2 d3 d4 d5"},
 	{"create", "", "echo hello >f"},
 	{"create user", "chmod 777 .", "setpriv --reuid 1000 --regid 1000 --clear-groups sh -c 'umask 027; echo hello >f'"},
 	{"create acl", "setfacl -d -m u:66:rwx,o::- . ; chmod g+s .; chgrp 77 .", "echo hello >f"},

@@ -81,6 +81,7 @@ func rStage(from *host, at *channel.Attachment, groups []kml.Group) {
 		_, err = io.Copy(dst, io.NewSectionReader(o[0].File, 0, o[0].Token.Size))
 		must(t, err)
 		o[0].File.Close()
+		must(t, dst.Sync()) // content has to be durable
 		dst.Close()
 	}
 }
