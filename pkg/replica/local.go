@@ -220,7 +220,7 @@ func (l *local) startOfPush(st *wire.Status) (kml.Pos, error) {
 	if yours.Seq == 0 {
 		return confirmed, nil
 	}
-	err := l.port.Own.Check(yours)
+	yours, err := l.checkYours(yours)
 	if errors.Is(err, kml.ErrForked) {
 		return yours, wire.Errorf(wire.CodeForked, "server %s has changes of this cache up to %d that are not in its log here, which ends at %d: this cache was rolled back, or there are two of it; nothing is sent or applied until that is settled",
 			l.r.opts.Server.Name, yours.Seq, l.port.Own.End().Seq)
@@ -229,4 +229,18 @@ func (l *local) startOfPush(st *wire.Status) (kml.Pos, error) {
 		return yours, fmt.Errorf("compare with the server: %w", err)
 	}
 	return yours, nil
+}
+
+// checkYours makes sure that a position of the own log, as the server has it, is
+// one. The server does not know the chain value where it has taken a group in
+// part only.
+func (l *local) checkYours(at kml.Pos) (kml.Pos, error) {
+	if at.Chain != (kml.Chain{}) {
+		return at, l.port.Own.Check(at)
+	}
+	have, err := l.port.Own.PosAt(at.Seq)
+	if errors.Is(err, kml.ErrBeyond) || err == nil && have.Epoch != at.Epoch {
+		return at, kml.ErrForked
+	}
+	return have, err
 }

@@ -206,8 +206,8 @@ func (p *pusher) refused(ctx context.Context, err error) error {
 			return err
 		}
 		// An answer was lost: go on after what the server has.
-		yours := kml.Pos(*e.Yours)
-		if cerr := p.l.port.Own.Check(yours); cerr != nil {
+		yours, cerr := p.l.checkYours(kml.Pos(*e.Yours))
+		if cerr != nil {
 			return wire.Errorf(wire.CodeForked, "%v (%v)", err, cerr)
 		}
 		return p.restart(yours)

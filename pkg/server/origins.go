@@ -19,7 +19,7 @@ import (
 // origin is what is known of a cache that pushed: how far its log is part of the
 // order, and whose it is.
 type origin struct {
-	At   kml.Pos // in its own log
+	At   kml.Pos // in its own log; chain zero: a group was taken in part, up to there
 	Key  config.Fingerprint
 	Host kml.UUID // the replicator's, that has the key
 }
@@ -32,7 +32,8 @@ type origins struct {
 	upTo kml.Pos // of the order: what is summed up
 	own  kml.UUID
 
-	saving sync.Mutex // one save at a time, the later one with the later state
+	saving    sync.Mutex // one save at a time, the later one with the later state
+	following sync.Mutex // upTo is changed only under it and mu
 }
 
 // originsFile lies in the stage folder, beside the contents.
@@ -56,21 +57,30 @@ func loadOrigins(p *ship.Port) (*origins, error) {
 	if err := o.read(p); err != nil {
 		return nil, fmt.Errorf("read who pushed what: %w", err)
 	}
+	return o, o.follow(p)
+}
+
+// follow reads what is new in the order log. Nobody else is asked what became of
+// a push: presto may have taken it in part, or have taken one that an earlier
+// daemon had handed it when that was killed.
+func (o *origins) follow(p *ship.Port) error {
+	o.following.Lock()
+	defer o.following.Unlock()
 	r, err := p.Order.ReadFrom(o.upTo.Seq)
 	if err != nil {
-		return nil, fmt.Errorf("read order log: %w", err)
+		return fmt.Errorf("read order log: %w", err)
 	}
 	for {
 		f, err := r.Next()
 		if err == io.EOF {
-			return o, nil
+			return nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read order log: %w", err)
+			return fmt.Errorf("read order log: %w", err)
 		}
 		g, err := f.Group()
 		if err != nil {
-			return nil, fmt.Errorf("read order log at %v: %w", f.Pos, err)
+			return fmt.Errorf("read order log at %v: %w", f.Pos, err)
 		}
 		o.took(&g, f.Pos)
 	}
@@ -144,6 +154,14 @@ func (o *origins) took(g *kml.Group, at kml.Pos) {
 	e := o.all[g.Origin]
 	e.At = kml.Pos{Epoch: g.OriginEpoch, Seq: g.Last, Chain: g.Chain}
 	o.all[g.Origin] = e
+}
+
+// fits reports whether at is what is known as e.
+func (e origin) fits(at kml.Pos) bool {
+	if e.At.Chain == (kml.Chain{}) {
+		at.Chain = kml.Chain{}
+	}
+	return at == e.At
 }
 
 // get returns what is known of a cache; ok only if something of it is in the

@@ -27,7 +27,7 @@ func (c *session) push(ctx context.Context, peer wire.Peer, head wire.PushHead, 
 		return wire.PushResult{}, err
 	}
 	defer release()
-	b, err := c.newBatch(peer, head)
+	b, err := c.newBatch(ctx, peer, head)
 	if err != nil {
 		return wire.PushResult{}, err
 	}
@@ -76,7 +76,7 @@ type batch struct {
 	c      *session
 	peer   wire.Peer
 	head   wire.PushHead
-	yours  kml.Pos // how far the pusher's log is part of the order already
+	yours  origin // At: how far the pusher's log is part of the order already
 	groups []kml.Group
 	known  int // of groups: the first ones, that the order has already
 	last   uint64
@@ -86,18 +86,24 @@ type batch struct {
 }
 
 // newBatch checks what the pusher takes for confirmed against what is.
-func (c *session) newBatch(peer wire.Peer, head wire.PushHead) (*batch, error) {
+func (c *session) newBatch(ctx context.Context, peer wire.Peer, head wire.PushHead) (*batch, error) {
+	if _, _, err := c.port.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.origins.follow(c.port); err != nil {
+		return nil, err
+	}
 	o, _ := c.origins.get(peer.Cache)
 	if err := c.checkPosition(head.Base); err != nil {
 		return nil, err
 	}
-	if head.After.Seq > o.At.Seq || head.After.Seq == o.At.Seq && head.After.Seq > 0 && head.After != o.At {
+	if head.After.Seq > o.At.Seq || head.After.Seq == o.At.Seq && head.After.Seq > 0 && !o.fits(head.After) {
 		e := wire.Errorf(wire.CodeForked, "the server has changes of cache %v up to %d, and they are not those that it was told of as %d: one of the two was restored, rolled back or cloned",
 			peer.Cache, o.At.Seq, head.After.Seq)
 		e.Yours = (*wire.Pos)(&o.At)
 		return nil, e
 	}
-	return &batch{c: c, peer: peer, head: head, yours: o.At, last: head.After.Seq}, nil
+	return &batch{c: c, peer: peer, head: head, yours: o, last: head.After.Seq}, nil
 }
 
 // read takes groups and contents to the end of the request.
@@ -150,11 +156,11 @@ func (b *batch) group(f wire.Frame) error {
 	if g.First != b.last+1 {
 		return b.behind("group %d-%d does not follow %d", g.First, g.Last, b.last)
 	}
-	switch at := b.yours; {
+	switch at := b.yours.At; {
 	case g.Last < at.Seq:
 		b.known++
 	case g.Last == at.Seq:
-		if at.Chain != (kml.Chain{}) && g.Chain != at.Chain || g.OriginEpoch != at.Epoch {
+		if !b.yours.fits(kml.Pos{Epoch: g.OriginEpoch, Seq: g.Last, Chain: g.Chain}) {
 			e := wire.Errorf(wire.CodeForked, "change %d of cache %v is not the one that the server has: one of the two was restored, rolled back or cloned", g.Last, b.peer.Cache)
 			e.Yours = (*wire.Pos)(&at)
 			return e
@@ -171,7 +177,7 @@ func (b *batch) group(f wire.Frame) error {
 
 func (b *batch) behind(format string, args ...any) error {
 	e := wire.Errorf(wire.CodeBehind, format, args...)
-	e.Yours = (*wire.Pos)(&b.yours)
+	e.Yours = (*wire.Pos)(&b.yours.At)
 	return e
 }
 
@@ -238,7 +244,7 @@ func (b *batch) checkWhole(ctx context.Context) error {
 // accept hands the groups that are new to presto and makes what it took durable.
 func (b *batch) accept(ctx context.Context) (wire.PushResult, error) {
 	c := b.c
-	res := wire.PushResult{Accepted: b.known, Yours: wire.Pos(b.yours), End: wire.Pos(c.port.Ends.Now().Order)}
+	res := wire.PushResult{Accepted: b.known, Yours: wire.Pos(b.yours.At), End: wire.Pos(c.port.Ends.Now().Order)}
 	fresh := b.groups[b.known:]
 	if len(fresh) == 0 {
 		end, err := c.durableEnd(ctx)
@@ -285,10 +291,10 @@ func (c *session) acceptInTurn(ctx context.Context, peer kml.UUID, base kml.Pos,
 		return res, err
 	}
 	for i := range groups[:res.Accepted] {
-		c.origins.took(&groups[i], res.End)
 		c.forget(&groups[i])
 	}
-	return res, nil
+	c.port.Order.SetEnd(res.End)
+	return res, c.origins.follow(c.port)
 }
 
 // forget drops the notes about contents that presto owns now.

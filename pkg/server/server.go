@@ -216,6 +216,9 @@ func (s *Server) Status(ctx context.Context, peer wire.Peer) (wire.Status, error
 	if err != nil {
 		return wire.Status{}, c.trouble(err)
 	}
+	if err := c.origins.follow(c.port); err != nil {
+		return wire.Status{}, c.trouble(err)
+	}
 	st := wire.Status{
 		Fileset: s.opts.Fileset, UUID: s.UUID().String(), Server: s.opts.Name, Version: wire.Version,
 		Features: []string{"zstd"}, Rights: peer.Rights, End: wire.Pos(end), Groups: end.Seq,

@@ -63,7 +63,7 @@ func (q *request) serve(path string) error {
 	q.host.mu.Lock()
 	b := q.host.mounted[q.fileset]
 	q.host.mu.Unlock()
-	if b == nil {
+	if b == nil || b.UUID().IsZero() { // not attached to presto yet
 		return Errorf(CodeUnavailable, "fileset %s is not mounted on the server", q.fileset)
 	}
 	if err := q.checkFileset(b.UUID()); err != nil {

@@ -101,7 +101,7 @@ type FrameWriter interface {
 // logged, and told the peer as CodeInternal without their text. Every method is
 // called from many goroutines.
 type Backend interface {
-	// UUID is the fileset's.
+	// UUID is the fileset's; zero while it is not known: then it is not served.
 	UUID() kml.UUID
 
 	Status(ctx context.Context, peer Peer) (Status, error)

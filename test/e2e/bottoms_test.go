@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -261,4 +262,36 @@ func TestBottoms_AttributesUpToTheLimit(t *testing.T) {
 		return nil
 	})
 	p.finish()
+}
+
+// A change that the server can't keep stops what was made after it on the same
+// host, and nothing else: not what others do.
+func TestBottoms_RefusedChangeStopsNobodyElse(t *testing.T) {
+	made := 0
+	p := between(t, func(h *host) string {
+		made++
+		return []bottom{ext4Image, xfsImage}[made-1].prepare(h)
+	}).started()
+	p.client.write("joins", "before")
+	p.inStep()
+	p.client.end(readPID(p.client.path("run/lento.pid")), syscall.SIGTERM)
+	p.client.write("joins", "first") // is nowhere any more when it is pushed
+	p.client.write("other", "x")
+	if err := longXattr(p.client.path("mnt")); err != nil {
+		t.Fatal(err)
+	}
+	p.client.write("joins", "second")
+	p.client.background()
+	s := p.client.until("told", func(s status) bool { return s.Filesets[0].Error != "" })
+	t.Log(s.Filesets[0].Error)
+	p.server.write("after", "x")
+	end := p.server.status().Filesets[0].Order
+	s = p.client.until("what the server does arrives", func(s status) bool { return s.Filesets[0].Applied >= end })
+	if got := p.client.read("after"); got != "x" {
+		t.Errorf("got %q", got)
+	}
+	if got := p.server.read("joins"); got == "first" || got == "" {
+		t.Errorf("the server has %q, which was never one of its states", got)
+	}
+	p.stop()
 }

@@ -11,7 +11,7 @@ import (
 // a daemon had its logs open, and clean, because the kernel has unmounted it.
 func TestMount_KilledThenUnmountedIsFreeAndClean(t *testing.T) {
 	p := configured(t).started()
-	rounds := 20
+	rounds := 8
 	if testing.Short() {
 		rounds = 4
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sized makes a pair whose caches have the given sizes.
@@ -52,6 +55,29 @@ func number(t *testing.T, variable string, otherwise uint64) uint64 {
 		t.Fatalf("%s: %v", variable, err)
 	}
 	return n
+}
+
+// killed kills the process of a pid file, and waits for its end.
+func (h *host) killed(file string) {
+	h.t.Helper()
+	pid := readPID(h.path("run/" + file))
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		h.t.Fatalf("kill process %d of %s: %v", pid, file, err)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it has ended
+	}
+	defer unix.Close(fd)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(limit.Milliseconds()))
+		if err == nil && n == 0 {
+			h.t.Fatalf("process %d of %s does not end", pid, file)
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // remounted mounts a cache whose presto was killed, as soon as the daemon has let
@@ -156,10 +182,10 @@ func (s *soak) round(round int) {
 	for i, v := range victims {
 		h := s.hosts()[i]
 		if v.daemon {
-			h.end(readPID(h.path("run/lento.pid")), syscall.SIGKILL)
+			h.killed("lento.pid")
 		}
 		if v.presto {
-			s.loads[i].without(func() { h.end(readPID(h.path("run/0.pid")), syscall.SIGKILL) }, h.remounted)
+			s.loads[i].without(func() { h.killed("0.pid") }, h.remounted)
 		}
 	}
 	for i, v := range victims {

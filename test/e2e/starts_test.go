@@ -118,3 +118,58 @@ func TestStart_LongAbsence(t *testing.T) {
 	p.same()
 	p.finish()
 }
+
+// Changes that can only go together, because the first of them set a content that
+// is nowhere any more, and that are possible only one after the other.
+func TestStart_MovesThatDependOnEachOther(t *testing.T) {
+	for name, work := range map[string]func(in func(string) string) []error{
+		"a folder goes below its former child": func(in func(string) string) []error {
+			return []error{os.Rename(in("a/b"), in("b")), os.Rename(in("a"), in("b/a"))}
+		},
+		"two change places": func(in func(string) string) []error {
+			return []error{os.Rename(in("a"), in("tmp")), os.Rename(in("c"), in("a")), os.Rename(in("tmp"), in("c"))}
+		},
+		"a name is used again": func(in func(string) string) []error {
+			return []error{os.RemoveAll(in("a")), os.WriteFile(in("a"), []byte("file"), 0o644), os.Remove(in("a")), os.Mkdir(in("a"), 0o700), os.Remove(in("c")), os.Rename(in("a"), in("c"))}
+		},
+		"made, moved and removed": func(in func(string) string) []error {
+			return []error{os.MkdirAll(in("x/y/z"), 0o755), os.Rename(in("x/y"), in("a/b/y")), os.Rename(in("x"), in("a/b/y/z/x")), os.RemoveAll(in("a/b/y"))}
+		},
+		"linked, renamed over and removed": func(in func(string) string) []error {
+			return []error{os.Link(in("file"), in("link")), os.WriteFile(in("tmp"), []byte("new"), 0o644), os.Rename(in("tmp"), in("file")),
+				os.Rename(in("link"), in("a/file")), os.Remove(in("file")), os.Rename(in("a/file"), in("file"))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := configured(t).started()
+			for _, dir := range []string{"a/b", "c"} {
+				if err := os.MkdirAll(p.client.path("mnt/"+dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p.client.write("file", "linked")
+			p.inStep()
+			p.client.end(readPID(p.client.path("run/lento.pid")), syscall.SIGTERM)
+			p.client.write("joins", "first")
+			for n, err := range work(func(name string) string { return p.client.path("mnt/" + name) }) {
+				if err != nil {
+					t.Fatalf("step %d: %v", n, err)
+				}
+			}
+			p.client.write("joins", "second")
+			p.client.background()
+			s := p.client.until("taken or refused", func(s status) bool {
+				f := s.Filesets[0]
+				return f.Connected && f.Pending_records == 0 || strings.Contains(f.Error, "change")
+			})
+			if f := s.Filesets[0]; f.Error != "" {
+				t.Error(f.Error)
+				p.stop()
+				return
+			}
+			p.inStep()
+			p.same()
+			p.finish()
+		})
+	}
+}

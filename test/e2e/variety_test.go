@@ -192,7 +192,7 @@ func TestVariety_BothWays(t *testing.T) {
 func TestVariety_ManySmallFiles(t *testing.T) {
 	p := sized(t, "2G").started()
 	p.bothDo("5,000 small files", func(mnt, side string) error {
-		for n := range 5000 {
+		for n := range 2500 {
 			dir := filepath.Join(mnt, side, strconv.Itoa(n/500))
 			if n%500 == 0 {
 				if err := os.MkdirAll(dir, 0o755); err != nil {
