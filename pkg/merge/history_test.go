@@ -57,12 +57,11 @@ func (h *host) oneOf(kinds []func(*kml.Record) bool) {
 // sorted gives the objects that want accepts, in a fixed order.
 func (h *host) sorted(want func(kml.ObjectID, *object) bool) []kml.ObjectID {
 	var out []kml.ObjectID
-	for id, o := range h.tree {
-		if want(id, o) {
+	for _, id := range sortedIDs(h.tree) {
+		if want(id, h.tree[id]) {
 			out = append(out, id)
 		}
 	}
-	slices.SortFunc(out, func(a, b kml.ObjectID) int { return strings.Compare(a.String(), b.String()) })
 	return out
 }
 
@@ -230,6 +229,9 @@ func (h *host) setxattr(r *kml.Record) bool {
 	}
 	r.Xattr.Name = []string{"user.a", "user.b", xattrACL, xattrCapability}[h.roll(4)]
 	r.Xattr.Value = []byte{'0' + byte(h.roll(8))}
+	if r.Xattr.Name == xattrACL {
+		r.Xattr.Value = acl([]uint32{0o640, 0o755, 0o770}[h.roll(3)])
+	}
 	if old, ok := o.xattrs[r.Xattr.Name]; ok {
 		r.OldXattr = &kml.Xattr{Name: r.Xattr.Name, Value: []byte(old)}
 		if h.roll(2) == 0 {

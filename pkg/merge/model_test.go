@@ -16,7 +16,8 @@ type tree map[kml.ObjectID]*object
 
 type object struct {
 	attr    kml.Attr // Mode with type bits; Size and Mtime
-	bytes   byte     // which content
+	bytes   [32]byte // which content: its root
+	inode   int      // who holds it open knows it by this
 	target  string
 	xattrs  map[string]string
 	names   map[kml.Name]bool
@@ -56,11 +57,11 @@ func (t tree) text(dirTimes bool) string {
 			names = append(names, fmt.Sprintf("%v/%s", n.Parent, n.Name))
 		}
 		for k, v := range o.xattrs {
-			xattrs = append(xattrs, k+"="+v)
+			xattrs = append(xattrs, fmt.Sprintf("%s=%q", k, v))
 		}
 		slices.Sort(names)
 		slices.Sort(xattrs)
-		lines = append(lines, fmt.Sprintf("%v %v %+v #%d %s %v", id, names, a, o.bytes, o.target, xattrs))
+		lines = append(lines, fmt.Sprintf("%v %v %+v #%x %s %v", id, names, a, o.bytes[:4], o.target, xattrs))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -150,7 +151,7 @@ func (t tree) apply(r *kml.Record, keep func(kml.ObjectID) bool) error {
 		return fmt.Errorf("%v %v: %w", r.Op, r.Object, err)
 	}
 	stamp := func(id kml.ObjectID, v kml.Version) {
-		if d := t[id]; d != nil && d.isDir() && (keep == nil || !keep(id)) {
+		if d := t[id]; d != nil && d.isDir() && v != (kml.Version{}) && (keep == nil || !keep(id)) {
 			d.attr.Mtime = v.Mtime
 		}
 	}
@@ -161,7 +162,9 @@ func (t tree) apply(r *kml.Record, keep func(kml.ObjectID) bool) error {
 		stamp(r.To.Parent, r.ToAfter)
 	case kml.OpRename, kml.OpExchange:
 		stamp(r.Where.Parent, r.ParentAfter)
-		stamp(r.To.Parent, r.ToAfter)
+		if r.To.Parent != r.Where.Parent {
+			stamp(r.To.Parent, r.ToAfter)
+		}
 	}
 	return nil
 }
@@ -180,6 +183,13 @@ func (t tree) perform(r *kml.Record, keep func(kml.ObjectID) bool) error {
 		return t.rename(r)
 	case kml.OpExchange:
 		return t.exchange(r)
+	case kml.OpManifest:
+		if o := t[r.Object]; o != nil && o.bytes == [32]byte{} {
+			o.bytes = r.Content.Root
+		}
+		return nil
+	case kml.OpConflict, kml.OpResolved, kml.OpNoop:
+		return nil
 	}
 	o := t[r.Object]
 	if o == nil {
@@ -268,7 +278,7 @@ func (o *object) setattr(r *kml.Record, keep func(kml.ObjectID) bool) error {
 		}
 		o.attr.Mode = r.Attr.Mode
 		if _, ok := o.xattrs[xattrACL]; ok {
-			o.xattrs[xattrACL] = fmt.Sprint(r.Attr.Mode >> 3 & 7)
+			o.xattrs[xattrACL] = string(acl(r.Attr.Mode))
 		}
 	}
 	if r.Valid&kml.ValidUID != 0 {
@@ -299,11 +309,14 @@ func (o *object) close(r *kml.Record) error {
 	if o.attr.Size != r.Before.Size || o.attr.Mtime != r.Before.Mtime {
 		return fmt.Errorf("was of %d bytes at %d", o.attr.Size, o.attr.Mtime)
 	}
-	o.attr.Size, o.attr.Mtime, o.bytes = r.After.Size, r.After.Mtime, r.Content.Root[0]
+	o.attr.Size, o.attr.Mtime, o.bytes = r.After.Size, r.After.Mtime, r.Content.Root
 	if r.Attr.Mode == 0 {
 		return nil
 	}
 	o.attr.Mode = r.Attr.Mode
+	if _, ok := o.xattrs[xattrACL]; ok {
+		o.xattrs[xattrACL] = string(acl(r.Attr.Mode))
+	}
 	delete(o.xattrs, xattrCapability)
 	for _, x := range r.Xattrs {
 		o.xattrs[x.Name] = string(x.Value)
@@ -322,7 +335,17 @@ func (o *object) setxattr(r *kml.Record) error {
 	}
 	o.xattrs[r.Xattr.Name] = string(r.Xattr.Value)
 	if r.Xattr.Name == xattrACL {
-		o.attr.Mode = o.attr.Mode&^0o070 | uint32(r.Xattr.Value[0]-'0')<<3
+		v := r.Xattr.Value
+		o.attr.Mode = o.attr.Mode&^0o777 | uint32(v[6])<<6 | uint32(v[14])<<3 | uint32(v[22])
 	}
 	return nil
+}
+
+// acl is the access ACL that says what the mode says.
+func acl(mode uint32) []byte {
+	v := []byte{2, 0, 0, 0}
+	for i, tag := range []byte{0x01, 0x04, 0x20} {
+		v = append(v, tag, 0, byte(mode>>(6-3*i)&7), 0, 0xff, 0xff, 0xff, 0xff)
+	}
+	return v
 }

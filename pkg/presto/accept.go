@@ -234,9 +234,14 @@ func (fs *fileset) pendingAccept() (g kml.Group, ok bool, err error) {
 }
 
 // possible checks what a pusher could get wrong and only the tree can tell:
-// ids that are nobody's, a name of ours, a directory moved below itself. Empty
-// if there is nothing against it.
+// objects of elsewhere, a name of ours. Empty if there is nothing against it. That
+// no directory is moved below itself is seen to by the bottom.
 func (fs *fileset) possible(g *kml.Group) string {
+	seen := map[kml.ObjectID]bool{} // found to be ours by an earlier record: it may have moved since
+	inside := func(id kml.ObjectID, at ...kml.Name) bool {
+		seen[id] = seen[id] || fs.inside(id, at...)
+		return seen[id]
+	}
 	for i := range g.Records {
 		r := &g.Records[i]
 		for _, n := range []kml.Name{r.Where, r.To} {
@@ -244,11 +249,8 @@ func (fs *fileset) possible(g *kml.Group) string {
 				return fmt.Sprintf("%s: the name %q is reserved", r.Op, n.Name)
 			}
 		}
-		if !fs.inside(r.Object, r.Where) || !fs.inside(r.Replaced, r.To) || !fs.inside(r.Where.Parent) || !fs.inside(r.To.Parent) {
+		if !inside(r.Object, r.Where) || !inside(r.Replaced, r.To) || !inside(r.Where.Parent) || !inside(r.To.Parent) {
 			return fmt.Sprintf("%s of %s (%q): that is not in fileset %s", r.Op, r.Object, r.Where.Name, fs.name)
-		}
-		if (r.Op == kml.OpRename || r.Op == kml.OpExchange) && r.Where.Parent != r.To.Parent && fs.below(r.To.Parent, r.Object) {
-			return fmt.Sprintf("RENAME of %q would move a directory below itself", r.Where.Name)
 		}
 	}
 	return ""

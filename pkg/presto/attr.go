@@ -42,6 +42,9 @@ func (f *filter) setAttr(in *fuse.SetAttrIn, fd int, h handle) (st unix.Statx_t,
 	if err != nil {
 		return st, err
 	}
+	if f.fs.isOldVersion(id, h, &was) {
+		return st, unix.ESTALE
+	}
 	if size, ok := in.GetSize(); ok {
 		if err := f.truncate(in, fd, h, id, &was, int64(size)); err != nil {
 			return st, err

@@ -86,8 +86,8 @@ func (f *filter) openWriter(fl *file, in *fuse.OpenIn) error {
 	if err != nil {
 		return err
 	}
-	if h, ok := f.fs.handleOfID(id); st.Nlink == 0 && ok && h != fl.h && f.fs.writerOf(fl.h) == nil {
-		return unix.ESTALE // the object has another inode by now: this one is an old version
+	if f.fs.isOldVersion(id, fl.h, &st) {
+		return unix.ESTALE
 	}
 	w, err := f.fs.openForWrite(fl.h, id, &st, credOf(&in.InHeader), f.fs.hint(fl.h, kml.Name{}))
 	if err != nil {
@@ -95,6 +95,16 @@ func (f *filter) openWriter(fl *file, in *fuse.OpenIn) error {
 	}
 	fl.w = w
 	return nil
+}
+
+// isOldVersion reports whether an inode was swapped out: its object has another
+// one by now, and what is changed in this one would be in no tree and no log.
+func (fs *fileset) isOldVersion(id kml.ObjectID, h handle, st *unix.Statx_t) bool {
+	if st.Nlink > 0 {
+		return false
+	}
+	now, ok := fs.handleOfID(id)
+	return ok && now != h && fs.writerOf(h) == nil
 }
 
 func (f *filter) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {

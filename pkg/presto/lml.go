@@ -110,16 +110,24 @@ func (l *lml) take(kind byte, body []byte) (int, error) {
 		l.next++
 	}
 	l.mu.Unlock()
+	if err := l.write(n, kind, body); err != nil {
+		l.release(n)
+		return -1, err
+	}
+	return n, nil
+}
+
+// write fills a slot that is in use.
+func (l *lml) write(n int, kind byte, body []byte) error {
 	var b [slotSize]byte
 	binary.LittleEndian.PutUint16(b[4:], uint16(len(body)))
 	b[6] = kind
 	copy(b[8:], body)
 	binary.LittleEndian.PutUint32(b[:], crc32.ChecksumIEEE(b[4:8+len(body)]))
 	if _, err := l.f.WriteAt(b[:8+len(body)], int64(n)*slotSize); err != nil {
-		l.release(n)
-		return -1, fmt.Errorf("write lml: %w", err)
+		return fmt.Errorf("write lml: %w", err)
 	}
-	return n, nil
+	return nil
 }
 
 var emptySlot [8]byte

@@ -26,6 +26,10 @@ func (fs *fileset) recover() error {
 		f.Close()
 		return err
 	}
+	// What was half made is made again, under the same names.
+	if err := fs.cleanStage(); err != nil {
+		return err
+	}
 	start := time.Now()
 	if fs.server() {
 		err = fs.recoverServer()
@@ -41,7 +45,7 @@ func (fs *fileset) recover() error {
 	if len(live) > 0 {
 		fs.log.Info("recovered", "fileset", fs.name, "slots", len(live), "end", fs.kml.End().String(), "took", time.Since(start))
 	}
-	return fs.cleanStage()
+	return nil
 }
 
 // recoverServer finishes a push that was being accepted and gives positions to
@@ -379,7 +383,7 @@ func (fs *fileset) recoverWriting(o *openFile) error {
 	if err != nil || st.Nlink == 0 || versionOf(&st) == o.was {
 		return err
 	}
-	w := &writing{openFile: *o}
+	w := &writing{openFile: *o, slot: -1}
 	w.dirty.Store(true)
 	return fs.logCloseGated(w)
 }

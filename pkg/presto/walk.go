@@ -194,7 +194,7 @@ func (fs *fileset) adoptObject(d *dir, name string, n *named, linked map[handle]
 	if r.Op != kml.OpCreate || n.st.Size == 0 {
 		return nil
 	}
-	w := &writing{openFile: openFile{h: n.h, id: n.id, hint: where}}
+	w := &writing{openFile: openFile{h: n.h, id: n.id, hint: where}, slot: -1}
 	w.dirty.Store(true)
 	return fs.logCloseGated(w)
 }

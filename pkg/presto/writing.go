@@ -121,7 +121,10 @@ func (fs *fileset) logCloseGated(w *writing) error {
 	}
 	w.dirty.Store(false)
 	w.was = r.After
-	return nil
+	if w.slot < 0 {
+		return nil // of recovery: there is no writer
+	}
+	return fs.lml.write(w.slot, slotWriting, w.encode())
 }
 
 // fillClose adds the name of the bytes when there are few. That writing cleared a

@@ -50,11 +50,11 @@ func TestReplica_FillThenBothWays(t *testing.T) {
 
 func TestReplica_ThousandsOfSmallFiles(t *testing.T) {
 	r := newRig(t)
-	fill(r.presto, "a", 3000)
+	fill(r.presto, "a", 2000)
 	c, d := r.startClient(2), r.startClient(3)
 	r.quiet(c, d)
-	fill(c.presto, "b", 2000)
-	fill(d.presto, "c", 1000)
+	fill(c.presto, "b", 1000)
+	fill(d.presto, "c", 500)
 	fill(r.presto, "d", 500)
 	r.quiet(c, d)
 }

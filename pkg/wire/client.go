@@ -381,8 +381,8 @@ func (c *Client) Upload(ctx context.Context, req ContentRequest, write func(w io
 	pr.CloseWithError(errUnwanted)
 	<-done
 	switch {
-	case CodeOf(err) != "":
-		return res, err // the server's reason is the better one
+	case CodeOf(err) != "", err != nil && errors.Is(werr, io.ErrClosedPipe):
+		return res, err // the reason of the server, or of the network, is the better one
 	case werr != nil && !errors.Is(werr, errUnwanted):
 		if resp != nil {
 			resp.Body.Close()

@@ -136,8 +136,10 @@ func (m *machine) follow(s *step, command string) []string {
 	}
 }
 
-// trimmed leaves empty lines at the end out.
+// trimmed leaves out empty lines at the end, and what mkizofs says where it takes
+// long.
 func trimmed(lines []string) []string {
+	lines = slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return strings.HasPrefix(l, "formatting: ") })
 	for len(lines) > 0 && lines[len(lines)-1] == "" {
 		lines = lines[:len(lines)-1]
 	}

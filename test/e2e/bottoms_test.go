@@ -3,9 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -190,46 +188,6 @@ func TestBottoms_LongInodeNumbers(t *testing.T) {
 	p.stop()
 }
 
-// What one bottom can keep and the other can't is told, and stops neither what
-// came before nor local work.
-func TestBottoms_WhatTheOtherCannotKeep(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		server bottom
-		client bottom
-		make   func(dir string) error
-	}{
-		{"xattr of 60 KB on its way to ext4", xfsImage, ext4Image, longXattr},
-		{"symlink of 2,000 bytes on its way to xfs", ext4Image, xfsImage, longSymlink},
-		{"xattr of 60 KB pushed to ext4", ext4Image, xfsImage, nil},
-		{"symlink of 2,000 bytes pushed to xfs", xfsImage, ext4Image, nil},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			made := 0
-			p := between(t, func(h *host) string {
-				made++
-				return []bottom{tt.server, tt.client}[made-1].prepare(h)
-			}).started()
-			from, make := p.server, tt.make
-			if make == nil {
-				from = p.client
-				make = map[bool]func(string) error{true: longXattr, false: longSymlink}[strings.HasPrefix(tt.name, "xattr")]
-			}
-			p.server.write("before", "x")
-			p.inStep()
-			if err := make(from.path("mnt")); err != nil {
-				t.Fatal(err)
-			}
-			s := p.client.until("told", func(s status) bool { return s.Filesets[0].Error != "" })
-			t.Log(s.Filesets[0].Error)
-			for _, h := range []*host{p.server, p.client} {
-				h.write("work-goes-on", "x")
-			}
-			p.stop()
-		})
-	}
-}
-
 func longXattr(dir string) error {
 	name := filepath.Join(dir, "attributed")
 	if err := os.WriteFile(name, []byte("x"), 0o644); err != nil {
@@ -240,58 +198,4 @@ func longXattr(dir string) error {
 
 func longSymlink(dir string) error {
 	return os.Symlink(strings.Repeat("x", 2000), filepath.Join(dir, "symlink"))
-}
-
-// An object with as many attributes as its bottom can keep, until it says that
-// there is no more room. A replica keeps an id with each object, too.
-func TestBottoms_AttributesUpToTheLimit(t *testing.T) {
-	p := configured(t).started()
-	p.bothDo("attributes", func(mnt, side string) error {
-		for n, long := range []int{100, 1000, 3000, 3900} {
-			name := filepath.Join(mnt, side+strconv.Itoa(n))
-			if err := os.WriteFile(name, nil, 0o644); err != nil {
-				return err
-			}
-			for i, size := range []int{long, 1000, 300, 100, 50, 40, 30, 20, 10, 5, 1} {
-				err := unix.Setxattr(name, "user."+strconv.Itoa(i), make([]byte, size), 0)
-				if err != nil && err != unix.ENOSPC {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	p.finish()
-}
-
-// A change that the server can't keep stops what was made after it on the same
-// host, and nothing else: not what others do.
-func TestBottoms_RefusedChangeStopsNobodyElse(t *testing.T) {
-	made := 0
-	p := between(t, func(h *host) string {
-		made++
-		return []bottom{ext4Image, xfsImage}[made-1].prepare(h)
-	}).started()
-	p.client.write("joins", "before")
-	p.inStep()
-	p.client.end(readPID(p.client.path("run/lento.pid")), syscall.SIGTERM)
-	p.client.write("joins", "first") // is nowhere any more when it is pushed
-	p.client.write("other", "x")
-	if err := longXattr(p.client.path("mnt")); err != nil {
-		t.Fatal(err)
-	}
-	p.client.write("joins", "second")
-	p.client.background()
-	s := p.client.until("told", func(s status) bool { return s.Filesets[0].Error != "" })
-	t.Log(s.Filesets[0].Error)
-	p.server.write("after", "x")
-	end := p.server.status().Filesets[0].Order
-	s = p.client.until("what the server does arrives", func(s status) bool { return s.Filesets[0].Applied >= end })
-	if got := p.client.read("after"); got != "x" {
-		t.Errorf("got %q", got)
-	}
-	if got := p.server.read("joins"); got == "first" || got == "" {
-		t.Errorf("the server has %q, which was never one of its states", got)
-	}
-	p.stop()
 }

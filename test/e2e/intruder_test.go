@@ -3,9 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -329,50 +327,6 @@ func dial(t *testing.T, address string) net.Conn {
 		t.Fatal(err)
 	}
 	return c
-}
-
-func TestIntruder_NotOurProtocol(t *testing.T) {
-	p := configured(t).started()
-	address := p.address()
-	for what, text := range map[string][]byte{
-		"nothing but a request": []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
-		"HTTP/2 in the clear":   []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-		"zeros":                 make([]byte, 1<<20),
-		"a record too long":     append([]byte{22, 3, 1, 0xff, 0xff}, make([]byte, 1<<17)...),
-	} {
-		c := dial(t, address)
-		go c.Write(text)
-		hangUp(t, what, c, 15*time.Second)
-	}
-	p.server.logNames(intruderIP, "TLS")
-	rsa, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := trusting(newKey(t))
-	old.MaxVersion = tls.VersionTLS12
-	http1 := trusting(newKey(t))
-	http1.NextProtos = []string{"http/1.1"}
-	for what, config := range map[string]*tls.Config{
-		"TLS 1.2": old, "no key": trusting(), "a key of another kind": trusting(selfSigned(t, rsa.Public(), rsa)), "HTTP/1.1": http1,
-	} {
-		c := tls.Client(dial(t, address), config)
-		c.SetDeadline(time.Now().Add(15 * time.Second))
-		if err := c.Handshake(); err == nil { // of TLS 1.3 the client's end is done before the server has judged it
-			c.Write([]byte("GET /v1/filesets/shared HTTP/1.1\r\nHost: x\r\n\r\n"))
-			hangUp(t, what, c, 15*time.Second)
-		}
-		c.Close()
-	}
-	thief := newIntruder(t, address, newKey(t))
-	if code, body := thief.ask("GET", "/v1/filesets/shared", http.Header{"X": {strings.Repeat("x", 1<<20)}}, nil); code == http.StatusOK || strings.Contains(body, "uuid") {
-		t.Errorf("huge header: %d %s", code, body)
-	}
-	if code, _ := thief.ask("GET", "/"+strings.Repeat("x", 100<<10), nil, nil); code == http.StatusOK {
-		t.Errorf("huge path: %d", code)
-	}
-	p.alive("after")
-	p.finish()
 }
 
 // Connections that say little or nothing, and many of them, cost the intruder

@@ -43,7 +43,7 @@ func randomOps(root string, seed uint64, oneDir bool, pause *sync.RWMutex, stop 
 		case 6, 7, 8:
 			os.Rename(a, b)
 		case 9:
-			if os.Getenv("REVIEW_NOEXCHANGE") == "" {
+			if os.Getenv("INTERMEZZO_TEST_NOEXCHANGE") == "" {
 				unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 			}
 		case 10:
@@ -107,15 +107,15 @@ func looker(root string, stop *atomic.Bool) {
 }
 
 func seconds(t *testing.T) time.Duration {
-	d, err := time.ParseDuration(os.Getenv("REVIEW_TIME"))
+	d, err := time.ParseDuration(os.Getenv("INTERMEZZO_TEST_TIME"))
 	if err != nil {
 		d = 4 * time.Second
 	}
 	return d
 }
 
-func TestReview_RandomOneWay(t *testing.T) {
-	a, b := newHost(t, "a", fsFolder(t, "REVIEW_FS_A")), newHost(t, "b", fsFolder(t, "REVIEW_FS_B"))
+func TestPresto_RandomOneWay(t *testing.T) {
+	a, b := newHost(t, "a", fsFolder(t, "INTERMEZZO_TEST_FS_A")), newHost(t, "b", fsFolder(t, "INTERMEZZO_TEST_FS_B"))
 	a.attach(channel.RoleServer)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -157,8 +157,8 @@ func TestReview_RandomOneWay(t *testing.T) {
 	}
 }
 
-func TestReview_RandomTwoWays(t *testing.T) {
-	a, b := newHost(t, "a", fsFolder(t, "REVIEW_FS_A")), newHost(t, "b", fsFolder(t, "REVIEW_FS_B"))
+func TestPresto_RandomTwoWays(t *testing.T) {
+	a, b := newHost(t, "a", fsFolder(t, "INTERMEZZO_TEST_FS_A")), newHost(t, "b", fsFolder(t, "INTERMEZZO_TEST_FS_B"))
 	a.attach(channel.RoleServer)
 	sh(t, a.mnt, "mkdir A B")
 	rPull(a, b)

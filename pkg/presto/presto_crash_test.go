@@ -16,14 +16,14 @@ import (
 // These tests kill presto before each call that changes anything, one after
 // another: strace slows those calls down, so that a kill lands where it is
 // wanted. Between two such calls nothing on disk changes, so that is every
-// instant there is. They are slow, and only run where REVIEW_CRASH is set.
+// instant there is. They are slow, and only run where INTERMEZZO_TEST_CRASH is set.
 const changing = "pwrite64,mkdirat,mknodat,symlinkat,linkat,unlinkat,renameat,renameat2,fchownat,fchmodat,fchmod,chmod,setxattr,fsetxattr,removexattr,utimensat,truncate,ftruncate,fallocate,copy_file_range"
 
 const slow = 80 * time.Millisecond
 
 func needCrash(t *testing.T) {
-	if os.Getenv("REVIEW_CRASH") == "" {
-		t.Skip("SKIPPED: set REVIEW_CRASH")
+	if os.Getenv("INTERMEZZO_TEST_CRASH") == "" {
+		t.Skip("SKIPPED: set INTERMEZZO_TEST_CRASH")
 	}
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("SKIPPED: no strace")
@@ -126,11 +126,11 @@ import ctypes; r=ctypes.CDLL(None).linkat(-100,b"/proc/self/fd/%d"%fd,-100,b"t",
 	{"replace", "echo hello >f", "sed -i s/hello/byebye/ f"},
 }
 
-func TestReview_CrashLocal(t *testing.T) {
+func TestPresto_CrashLocal(t *testing.T) {
 	needCrash(t)
 	for _, c := range crashOps {
 		t.Run(c.name, func(t *testing.T) {
-			a, b := newHost(t, "a", fsFolder(t, "REVIEW_FS_A")), newHost(t, "b", "")
+			a, b := newHost(t, "a", fsFolder(t, "INTERMEZZO_TEST_FS_A")), newHost(t, "b", "")
 			a.attach(channel.RoleServer)
 			for k := 1; k < 40 && !t.Failed(); k++ {
 				dir := fmt.Sprintf("k%d", k)
@@ -165,11 +165,11 @@ func TestReview_CrashLocal(t *testing.T) {
 	}
 }
 
-func TestReview_CrashApply(t *testing.T) {
+func TestPresto_CrashApply(t *testing.T) {
 	needCrash(t)
 	for _, c := range crashOps {
 		t.Run(c.name, func(t *testing.T) {
-			a, b := newHost(t, "a", ""), newHost(t, "b", fsFolder(t, "REVIEW_FS_A"))
+			a, b := newHost(t, "a", ""), newHost(t, "b", fsFolder(t, "INTERMEZZO_TEST_FS_A"))
 			a.attach(channel.RoleServer)
 			for k := 1; k < 60 && !t.Failed(); k++ {
 				dir := fmt.Sprintf("k%d", k)
@@ -197,11 +197,11 @@ func TestReview_CrashApply(t *testing.T) {
 	}
 }
 
-func TestReview_CrashAccept(t *testing.T) {
+func TestPresto_CrashAccept(t *testing.T) {
 	needCrash(t)
 	for _, c := range crashOps {
 		t.Run(c.name, func(t *testing.T) {
-			a, b, x := newHost(t, "a", fsFolder(t, "REVIEW_FS_A")), newHost(t, "b", ""), newHost(t, "x", "")
+			a, b, x := newHost(t, "a", fsFolder(t, "INTERMEZZO_TEST_FS_A")), newHost(t, "b", ""), newHost(t, "x", "")
 			a.attach(channel.RoleServer)
 			for k := 1; k < 60 && !t.Failed(); k++ {
 				dir := fmt.Sprintf("k%d", k)

@@ -25,13 +25,13 @@ func fsFolder(t *testing.T, env string) string {
 	return dir
 }
 
-func TestReview_Posix(t *testing.T) {
+func TestPresto_Posix(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(posixtest.All)) {
 		if name == "FcntlFlockLocksFile" {
 			continue // wrong by itself: POSIX locks of one process never conflict
 		}
 		t.Run(name, func(t *testing.T) {
-			h := newHost(t, "a", fsFolder(t, "REVIEW_FS_A"))
+			h := newHost(t, "a", fsFolder(t, "INTERMEZZO_TEST_FS_A"))
 			posixtest.All[name](t, h.mnt)
 			if d := h.info().Damage; d != "" {
 				t.Errorf("damage: %s", d)

@@ -6,10 +6,10 @@ import (
 	"github.com/intermezzofs/intermezzo/pkg/channel"
 )
 
-// TestReview_Converges is TestReplica_GetsEverything on the bottoms that
-// REVIEW_FS_A and REVIEW_FS_B name.
-func TestReview_Converges(t *testing.T) {
-	a, b := newHost(t, "a", fsFolder(t, "REVIEW_FS_A")), newHost(t, "b", fsFolder(t, "REVIEW_FS_B"))
+// TestPresto_Converges is TestReplica_GetsEverything on the bottoms that
+// INTERMEZZO_TEST_FS_A and INTERMEZZO_TEST_FS_B name.
+func TestPresto_Converges(t *testing.T) {
+	a, b := newHost(t, "a", fsFolder(t, "INTERMEZZO_TEST_FS_A")), newHost(t, "b", fsFolder(t, "INTERMEZZO_TEST_FS_B"))
 	a.attach(channel.RoleServer)
 	sh(t, a.mnt, `
 mkdir -p d/e; echo one >d/one; echo two >d/e/two; ln d/one d/three; ln -s d/one sym
