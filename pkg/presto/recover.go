@@ -30,6 +30,9 @@ func (fs *fileset) recover() error {
 	if err := fs.cleanStage(); err != nil {
 		return err
 	}
+	if err := fs.mendKML(); err != nil {
+		return err
+	}
 	start := time.Now()
 	if fs.server() {
 		err = fs.recoverServer()
@@ -46,6 +49,26 @@ func (fs *fileset) recover() error {
 		fs.log.Info("recovered", "fileset", fs.name, "slots", len(live), "end", fs.kml.End().String(), "took", time.Since(start))
 	}
 	return nil
+}
+
+// mendKML is for a power loss that took the end of the KML and left the position,
+// or the order log, which say that changes beyond it have their place. They are
+// in the order. The numbers must not be given a second time, so the log goes on
+// after them; the old file is kept beside it.
+func (fs *fileset) mendKML() error {
+	if fs.server() && fs.order != nil {
+		if err := fs.findConfirmed(); err != nil {
+			return err
+		}
+	}
+	end := fs.kml.End()
+	if fs.pos.confirmed.Seq <= end.Seq {
+		return nil
+	}
+	fs.log.Error("the log lost its end, as in a power loss; changes made in its last seconds may be in the tree and not in the log",
+		"fileset", fs.name, "log", cache.KMLFile, "end", end.String(), "goes on after", fs.pos.confirmed.String())
+	fs.pos.unbound = 0
+	return fs.restartKML(fs.pos.confirmed, fmt.Sprintf("%s.lost-%d", cache.KMLFile, time.Now().Unix()))
 }
 
 // recoverServer finishes a push that was being accepted and gives positions to
@@ -145,7 +168,8 @@ func (fs *fileset) scanUnbound() error {
 	} else if base := fs.pos.confirmed.Seq; fs.pos.confirmed != (kml.Pos{}) && !fs.server() {
 		from = base
 	}
-	return eachRecord(fs.kml, max(from, fs.kml.Header().Base.Seq), func(f *kml.Frame, r *kml.Record) error {
+	from = min(max(from, fs.kml.Header().Base.Seq), fs.kml.End().Seq)
+	return eachRecord(fs.kml, from, func(f *kml.Frame, r *kml.Record) error {
 		fs.noteBinding(r)
 		return nil
 	})

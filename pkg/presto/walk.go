@@ -114,28 +114,42 @@ func (fs *fileset) adopt() error {
 
 // emptyKML begins the log again.
 func (fs *fileset) emptyKML() error {
-	head := fs.kml.Header()
-	if err := fs.kml.Close(); err != nil {
+	if err := fs.restartKML(fs.kml.Header().Base, ""); err != nil {
 		return err
 	}
-	for _, name := range []string{cache.KMLFile, cache.KMLIndex} {
-		if err := unix.Unlinkat(int(fs.control.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
+	fs.pendingN = 0
+	clear(fs.unbound)
+	return nil
+}
+
+// restartKML begins a new log after base. The old one gets the name keep, or is
+// removed if that is empty.
+func (fs *fileset) restartKML(base kml.Pos, keep string) error {
+	head := fs.kml.Header()
+	head.Base, head.Epoch, head.Created = base, max(base.Epoch, head.Epoch), time.Now().UnixNano()
+	if err := errors.Join(fs.kml.Close(), fs.kmlSpace.close()); err != nil {
+		return err
 	}
-	f, err := fs.file(cache.KMLFile, unix.O_CREAT|unix.O_EXCL)
+	f, err := fs.file(cache.KMLFile+".new", unix.O_CREAT|unix.O_TRUNC)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(kml.Format(f, head), f.Close()); err != nil {
+	if err := errors.Join(kml.Format(f, head), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := fs.kmlSpace.close(); err != nil {
+	control := int(fs.control.Fd())
+	if keep != "" {
+		if err := unix.Linkat(control, cache.KMLFile, control, keep, 0); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unlinkat(control, cache.KMLIndex, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	if err := unix.Renameat(control, cache.KMLFile+".new", control, cache.KMLFile); err != nil {
 		return err
 	}
 	fs.kml, err = fs.openLog(cache.KMLFile, cache.KMLIndex, &fs.kmlSpace)
-	fs.pendingN = 0
-	clear(fs.unbound)
 	return err
 }
 
