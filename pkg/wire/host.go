@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -115,7 +116,7 @@ func (h *Host) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2:             h2config(),
-		ErrorLog:          slog.NewLogLogger(h.opts.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          log.New(strangers{h}, "", 0),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
@@ -217,4 +218,15 @@ func fingerprint(r *http.Request) (config.Fingerprint, error) {
 		return config.Fingerprint{}, errors.New("not a TLS 1.3 connection")
 	}
 	return config.PeerFingerprint(*r.TLS)
+}
+
+// strangers is where the HTTP server says who did not even get through TLS. Its
+// lines name the address.
+type strangers struct{ h *Host }
+
+func (s strangers) Write(line []byte) (int, error) {
+	if s.h.mayLog("tls") {
+		s.h.opts.Log.Warn("connection refused", "reason", strings.TrimSpace(string(line)))
+	}
+	return len(line), nil
 }
